@@ -1,0 +1,1 @@
+"""The ground floor of tenfold: meshes, drivers, checkpoints, evaluation. It knows no paper."""

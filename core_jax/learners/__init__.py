@@ -1,0 +1,1 @@
+"""Standard algorithms that more than one paper uses."""

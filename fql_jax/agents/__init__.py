@@ -1,0 +1,1 @@
+"""One agent a file: losses in the paper's order, then update, act, init, get_config."""
