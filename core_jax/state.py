@@ -27,7 +27,7 @@ class Learner(NamedTuple):
     init(key, example_batch) -> state
     update(state, batch, hparams) -> (state, metrics)               metrics: dict of scalars, means over the batch
     act(policy, memory, observations, key) -> (memory, actions)     leading axis B on memory, observations, actions
-    policy(state) -> policy                                         the smallest pytree that `act` can read; it is what gets exported
+    policy(state) -> policy                                         the smallest pytree that `act` reads; it is exported
     hparams: dict of float scalars, what a population may vary
     memory(batch_size) -> memory                                    chunk queue, frame stack, ...; () for most
     """

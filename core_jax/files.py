@@ -1,0 +1,101 @@
+"""Files that are whole or not there: JSON and bytes written atomically, rows of metrics, nested dicts compared."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from core_jax.errors import UserError
+
+MISSING = '(nothing)'
+
+
+def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
+    """Writes `obj` as JSON so that `path` holds either what it held or all of `obj`. Raises UserError."""
+    write_atomic(path, (json.dumps(plain(obj), indent=2, allow_nan=False) + '\n').encode())
+
+
+def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file by way of a temporary one beside it. Raises UserError; `path` is then what it was."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        cannot_write(path, error)
+
+
+def temporary_name(name: str) -> str:
+    """What a file is called until it is whole."""
+    return f'.{name}.tmp'
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes the names in `path` (a rename, a new file) survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: pathlib.Path, error: OSError) -> NoReturn:
+    """Raises the UserError for an OSError met while writing `path`."""
+    raise UserError(f'could not write {path}: {reason(error)}') from error
+
+
+def reason(error: Exception) -> str:
+    """The cause in a few words, on one line."""
+    text = ' '.join(str(getattr(error, 'strerror', None) or error).split())
+    # Libraries wrap the system's message in their own.
+    return 'no space left on device' if 'no space left' in text.lower() else text or type(error).__name__
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """The rows of a metrics.jsonl. A last line torn by a kill is left out; any other bad line is a UserError."""
+    rows = []
+    for number, line in enumerate(pathlib.Path(path).read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b'\n'):
+            break
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f'{path}, line {number} is damaged: {error}') from error
+    return rows
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types: numpy scalars and arrays unpacked, non-finite floats as 'nan', 'inf', '-inf'."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, 'tolist'):
+        return plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def differences(saved: Any, wanted: Any, name: str = '') -> list[tuple[str, Any, Any]]:
+    """(dotted name, saved, wanted) of every field in which two nested dicts differ; MISSING where one has no such."""
+    if isinstance(saved, Mapping) and isinstance(wanted, Mapping):
+        found = []
+        for key in dict.fromkeys((*saved, *wanted)):
+            inner = f'{name}.{key}' if name else str(key)
+            found += differences(saved.get(key, MISSING), wanted.get(key, MISSING), inner)
+        return found
+    same = saved == wanted and isinstance(saved, bool) == isinstance(wanted, bool)
+    return [] if same else [(name, saved, wanted)]

@@ -1,0 +1,86 @@
+"""Environments built the same way for collecting, relabelling, evaluating and filming."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+
+import gymnasium
+import numpy as np
+
+from core_jax.errors import UserError
+
+
+def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
+    """A seedable environment with float32 observations and actions in [-1, 1]; `kwargs` go to its constructor.
+
+    Raises UserError where it cannot be built.
+    """
+    if render or gym_id.startswith('visual-'):
+        # Read when mujoco is first imported; the default needs a display.
+        os.environ.setdefault('MUJOCO_GL', 'egl')
+    with _quiet():
+        import ogbench  # noqa: F401  (registers its environments)
+
+        ours = gymnasium.spec(gym_id).entry_point
+        of_ogbench = isinstance(ours, str) and ours.startswith('ogbench.')
+        if render and not of_ogbench:
+            kwargs['render_mode'] = 'rgb_array'  # OGBench's own environments always can, and know no render mode
+        try:
+            env = gymnasium.make(gym_id, disable_env_checker=True, **kwargs)
+        except (gymnasium.error.Error, ImportError) as error:
+            raise UserError(f'cannot build environment {gym_id!r}: {error}') from error
+        if not isinstance(env.action_space, gymnasium.spaces.Box):
+            raise UserError(f'environment {gym_id!r} has actions {env.action_space}; FQL needs a continuous box')
+        if of_ogbench:
+            _keep_action_space(env.unwrapped)
+        elif not (np.all(env.action_space.low == -1) and np.all(env.action_space.high == 1)):
+            if not np.all(np.isfinite([env.action_space.low, env.action_space.high])):
+                raise UserError(f'environment {gym_id!r} has unbounded actions; give it bounds')
+            env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+        return Seeded(env)
+
+
+class Seeded(gymnasium.Wrapper):
+    """float32 observations, and a reset(seed=...) that leaves nothing to chance.
+
+    OGBench draws from three places: the environment's generator, the action space (a few random steps settle the goal
+    scene at every reset) and, in mazes, numpy's global generator.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        space = env.observation_space
+        self._dtype = np.uint8 if space.dtype == np.uint8 else np.float32
+        self.observation_space = gymnasium.spaces.Box(
+            space.low.astype(self._dtype), space.high.astype(self._dtype), dtype=self._dtype
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        if seed is not None:
+            np.random.seed(seed)
+            self.action_space.seed(seed)
+        observation, info = self.env.reset(seed=seed, options=options)
+        return np.asarray(observation, self._dtype), info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return np.asarray(observation, self._dtype), reward, terminated, truncated, info
+
+
+def _keep_action_space(env: gymnasium.Env) -> None:
+    """The manipulation environments make a new action space at every look, so seeding one would be in vain."""
+    space = env.action_space
+    if space is not env.action_space:
+        base = type(env)
+        env.__class__ = type(base.__name__, (base,), {'action_space': space, '__module__': base.__module__})
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silences what these packages say on any headless machine and nobody can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*DISPLAY environment variable')
+        warnings.filterwarnings('ignore', ".*Box (low|high)'s precision lowered")
+        yield

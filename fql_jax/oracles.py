@@ -1,0 +1,213 @@
+"""The scripted experts that made OGBench's data, driven one episode at a time.
+
+An episode is a function of (seed, index) alone: every generator that it draws from is seeded at its start. What is
+drawn, and from which distributions, is what OGBench's own generators draw (arXiv 2410.20092; seohongpark/ogbench,
+data_gen_scripts).
+
+    cube, scene, puzzle   play    an open-loop plan between key frames, with noise that is correlated in time
+                          noisy   a closed-loop expert with Gaussian noise, and now and then a random action
+    pointmaze             navigate  to the neighbouring cell that is nearest to the goal; a new goal at each arrival
+
+Each row of an episode is a state and the action taken there; the last row is the final state, whose action leads
+nowhere, flagged terminal.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from core_jax.errors import UserError
+from fql_jax import envs
+from fql_jax.tasks import Task
+
+NOISE = 0.1  # of the plan, and the upper bound of the closed-loop experts' noise level
+NOISE_SMOOTHING = 0.5  # standard deviation in time of the plan's noise, in steps
+MIN_NORM = 0.4  # the closed-loop experts never ask for a smaller move
+MAZE_NOISE = 0.5
+RANDOM_ACTIONS = {'cube': 0.1, 'scene': 0.1, 'puzzle': 0.2}  # probability at each step of 'noisy'
+# How often a cube's target is on top of another cube: bounds of a probability drawn for each episode.
+STACKING = {
+    'cube-single': (0.0, 0.0),
+    'cube-double': (0.0, 0.25),
+    'cube-triple': (0.05, 0.35),
+    'cube-quadruple': (0.1, 0.5),
+    'cube-octuple': (0.0, 0.35),
+}
+DTYPES = {'terminals': np.bool_, 'button_states': np.int64}  # everything else is float32
+
+
+def make(task: Task, kind: str, length: int):
+    """An object whose episode(seed, index) gives one episode of `length` transitions, as arrays [length + 1, ...].
+
+    Keys: observations, actions, terminals, qpos, qvel and, where there are buttons, button_states.
+    Raises UserError for data that needs a trained expert, or pixels.
+    """
+    if (task.family, kind) in {(family, kind) for family in RANDOM_ACTIONS for kind in ('play', 'noisy')}:
+        collector = Manipulation
+    elif (task.family, kind) == ('pointmaze', 'navigate'):
+        collector = Navigation
+    else:
+        collector = None
+    if collector is None or task.environment.startswith('visual-'):
+        raise UserError(
+            f'{task.environment} {kind} data cannot be collected here (it needs a trained expert or a renderer); '
+            'there are: cube, scene and puzzle with play or noisy, pointmaze with navigate'
+        )
+    return collector(task, kind, length)
+
+
+def collectable(task: Task) -> tuple[str, ...]:
+    """The kinds of data that can be collected for `task`."""
+    if task.environment.startswith('visual-'):
+        return ()
+    offered = ('play', 'noisy') if task.family in RANDOM_ACTIONS else ('navigate',) if task.family == 'pointmaze' else ()
+    return tuple(kind for kind in task.kinds if kind in offered)
+
+
+def _seed(*path: int) -> int:
+    return int(np.random.SeedSequence(path).generate_state(1)[0])
+
+
+class Manipulation:
+    """A robot arm that is given one target after the other."""
+
+    def __init__(self, task: Task, kind: str, length: int):
+        self._env = envs.make(
+            f'{task.environment}-v0', mode='data_collection', terminate_at_goal=False, max_episode_steps=length + 1
+        )
+        self._family, self._noisy = task.family, kind == 'noisy'
+        self._stacking = STACKING.get(task.environment, (0.5, 0.5))
+        self._experts = _experts(self._env, task.family, self._noisy)
+
+    def episode(self, seed: int, index: int) -> dict[str, np.ndarray]:
+        for attempt in itertools.count():
+            rows = self._roll(_seed(seed, index, attempt))
+            if self._family != 'scene' or _cube_in_sight(rows['qpos'][:, 14:17]):
+                return rows
+
+    def _roll(self, seed: int) -> dict[str, np.ndarray]:
+        env, rows = self._env, _Rows()
+        observation, info = env.reset(seed=seed)
+        stacking = np.random.uniform(*self._stacking)
+        level = np.random.uniform(0, NOISE) * np.array([1, 1, 1, 3, 10]) if self._noisy else 0.0
+        random_actions = RANDOM_ACTIONS[self._family] if self._noisy else 0.0
+        expert = self._experts[info['privileged/target_task']]
+        expert.reset(observation, info)
+        done = False
+        while not done:
+            if np.random.rand() < random_actions:
+                action = env.action_space.sample()
+            else:
+                action = np.array(expert.select_action(observation, info))
+                if self._noisy:
+                    action = action + np.random.normal(0, level, action.shape)
+            action = np.clip(action, -1, 1)
+            next_observation, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+            rows.add(observation, action, done, info)
+            observation = next_observation
+            if expert.done:
+                # The expert's next action still sees `info` from before the new target, as in OGBench's generator.
+                expert_observation, expert_info = env.unwrapped.set_new_target(p_stack=stacking)
+                expert = self._experts[expert_info['privileged/target_task']]
+                expert.reset(expert_observation, expert_info)
+        return rows.arrays()
+
+
+def _experts(env, family: str, noisy: bool) -> dict:
+    """The expert for each thing that can be a target."""
+    from ogbench.manipspace.oracles import markov, plan  # noqa: F401
+    from ogbench.manipspace.oracles.markov import button_markov, cube_markov, drawer_markov, window_markov
+    from ogbench.manipspace.oracles.plan import button_plan, cube_plan, drawer_plan, window_plan
+
+    closed = {'gripper_always_closed': True} if family == 'puzzle' else {}
+    if noisy:
+        options = {'env': env, 'min_norm': MIN_NORM}
+        makers = {
+            'cube': lambda: cube_markov.CubeMarkovOracle(**options, max_step=100 if family == 'scene' else 200),
+            'button': lambda: button_markov.ButtonMarkovOracle(**options, **closed),
+            'drawer': lambda: drawer_markov.DrawerMarkovOracle(**options),
+            'window': lambda: window_markov.WindowMarkovOracle(**options),
+        }
+    else:
+        options = {'env': env, 'noise': NOISE, 'noise_smoothing': NOISE_SMOOTHING}
+        makers = {
+            'cube': lambda: cube_plan.CubePlanOracle(**options),
+            'button': lambda: button_plan.ButtonPlanOracle(**options, **closed),
+            'drawer': lambda: drawer_plan.DrawerPlanOracle(**options),
+            'window': lambda: window_plan.WindowPlanOracle(**options),
+        }
+    targets = {'cube': ('cube',), 'puzzle': ('button',)}.get(family, tuple(makers))
+    return {target: makers[target]() for target in targets}
+
+
+def _cube_in_sight(xyz: np.ndarray) -> bool:
+    """Whether the cube [rows, 3] never left the picture, unless into the drawer: other scenes are thrown away."""
+    y, z = xyz[:, 1], xyz[:, 2]
+    in_drawer = (z >= 0.06) & (z <= 0.08)
+    return not np.any((y >= 0.29) | ((y <= -0.3) & ~in_drawer))
+
+
+class Navigation:
+    """A point that walks from goal to goal through a maze."""
+
+    def __init__(self, task: Task, kind: str, length: int):
+        self._env = envs.make(f'{task.environment}-v0', terminate_at_goal=False, max_episode_steps=length + 1)
+        maze = self._env.unwrapped.maze_map
+        self._cells = [(int(i), int(j)) for i, j in np.argwhere(maze == 0)]
+        self._goals = [cell for cell in self._cells if not _is_hallway(maze, *cell)]
+
+    def episode(self, seed: int, index: int) -> dict[str, np.ndarray]:
+        env, maze, rows = self._env, self._env.unwrapped, _Rows()
+        chooser = np.random.default_rng(_seed(seed, index, 1))
+        ends = {'init_ij': self._pick(self._cells, chooser), 'goal_ij': self._pick(self._goals, chooser)}
+        observation, _ = env.reset(seed=_seed(seed, index, 0), options={'task_info': ends})
+        done = False
+        while not done:
+            here = maze.get_xy()
+            subgoal, _ = maze.get_oracle_subgoal(here, maze.cur_goal_xy)
+            direction = (subgoal - here) / (np.linalg.norm(subgoal - here) + 1e-6)
+            action = np.clip(direction + np.random.normal(0, MAZE_NOISE, direction.shape), -1, 1)
+            next_observation, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+            rows.add(observation, action, done, info)
+            observation = next_observation
+            if info['success']:
+                maze.set_goal(self._pick(self._goals, chooser))
+        return rows.arrays()
+
+    @staticmethod
+    def _pick(cells: list, chooser: np.random.Generator) -> tuple[int, int]:
+        return cells[chooser.integers(len(cells))]
+
+
+def _is_hallway(maze: np.ndarray, i: int, j: int) -> bool:
+    """Whether the free cell (i, j) only continues its two opposite neighbours: goals are at ends, bends, crossings."""
+    up, down, left, right = maze[i - 1, j], maze[i + 1, j], maze[i, j - 1], maze[i, j + 1]
+    return (up, down, left, right) in ((0, 0, 1, 1), (1, 1, 0, 0))
+
+
+class _Rows:
+    """The rows of an episode as they come."""
+
+    def __init__(self):
+        self._lists: dict[str, list] = {}
+
+    def add(self, observation, action, done: bool, info: dict) -> None:
+        row = {
+            'observations': observation,
+            'actions': action,
+            'terminals': done,
+            # Of the state that `observation` shows: rewards are relabelled from these.
+            'qpos': info['prev_qpos'],
+            'qvel': info['prev_qvel'],
+        }
+        if 'prev_button_states' in info:
+            row['button_states'] = info['prev_button_states']
+        for key, value in row.items():
+            self._lists.setdefault(key, []).append(value)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {key: np.array(rows, DTYPES.get(key, np.float32)) for key, rows in self._lists.items()}
