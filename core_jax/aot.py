@@ -23,7 +23,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import platform
 import re
 import subprocess
 import sys
@@ -35,10 +34,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from core_jax import hlo
+from core_jax import cli, hlo, provenance
 from core_jax.errors import UserError, unknown
+from core_jax.files import write_json_atomic
 from core_jax.mesh import describe
-from core_jax.runs import write_json_atomic
 
 PyTree = Any
 
@@ -83,17 +82,17 @@ class Report:
     name: str
     mesh: str
     devices: int
-    argument_bytes: int  # what lives in memory before and after the call: state, data
-    output_bytes: int
-    aliased_bytes: int  # outputs that lie where a donated argument lay
-    temporary_bytes: int
-    code_bytes: int
     chip_bytes: int
-    flops: int  # of matrix products and convolutions; loop bodies times their trip counts
     analytic_flops: float | None  # this device's share
-    collectives: dict[str, hlo.Collective]
-    compile_seconds: float
-    problems: tuple[str, ...]
+    argument_bytes: int = 0  # what lies in memory before the call: state, data
+    output_bytes: int = 0
+    aliased_bytes: int = 0  # outputs that lie where a donated argument lay
+    temporary_bytes: int = 0
+    code_bytes: int = 0
+    flops: int = 0  # of matrix products and convolutions; loop bodies times their trip counts
+    collectives: dict[str, hlo.Collective] = dataclasses.field(default_factory=dict)
+    compile_seconds: float = 0.0
+    problems: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -128,23 +127,27 @@ def check(
     chip_memory: int,
     allowed_collectives: Collection[str],
     analytic_flops: float | None = None,
-    *,
-    turns: int | None = None,
 ) -> Report:
     """Compiles `jitted_fn` for the devices of `mesh` and reports on it; allocates nothing.
 
-    abstract_args: trees of ShapeDtypeStruct with shardings on `mesh`.
+    jitted_fn: `jitted_fn.lower(*abstract_args)` gives what is compiled: a jitted function, or a driver.
+    abstract_args: trees of ShapeDtypeStruct with shardings on `mesh` (for a driver the number of updates).
     chip_memory: bytes that one device may use.
     allowed_collectives: the kinds that are meant to be there (names of hlo.COLLECTIVES).
     analytic_flops: two per multiply-add of all matrix products, over all devices, of one call.
-    turns: how often a loop turns whose bound is an argument, such as the number of updates in a chunk.
 
     What is wrong stands in `Report.problems`; compiler errors other than a full memory are raised.
     """
     for kind in allowed_collectives:
         if kind not in hlo.COLLECTIVES:
             raise unknown('collective', kind, hlo.COLLECTIVES)
-    share = None if analytic_flops is None else analytic_flops / mesh.size
+    blank = Report(
+        name=name,
+        mesh=describe(mesh),
+        devices=mesh.size,
+        chip_bytes=chip_memory,
+        analytic_flops=None if analytic_flops is None else analytic_flops / mesh.size,
+    )
     started = time.monotonic()
     try:
         compiled = jitted_fn.lower(*abstract_args).compile()
@@ -152,29 +155,24 @@ def check(
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         # The compiler knows the chip's memory itself and gives up without any figures but those in its message.
-        seconds = time.monotonic() - started
-        problems = ('does not fit: ' + str(error).splitlines()[0],)
-        return Report(
-            name, describe(mesh), mesh.size, 0, 0, 0, 0, 0, chip_memory, 0, share, {}, round(seconds, 1), problems
+        return dataclasses.replace(
+            blank,
+            compile_seconds=round(time.monotonic() - started, 1),
+            problems=('does not fit: ' + str(error).splitlines()[0],),
         )
     seconds = time.monotonic() - started
     memory = compiled.memory_analysis()
-    work = hlo.count(compiled.as_text(), turns)
-    report = Report(
-        name=name,
-        mesh=describe(mesh),
-        devices=mesh.size,
+    work = hlo.count(compiled.as_text())
+    report = dataclasses.replace(
+        blank,
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
         aliased_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
-        chip_bytes=chip_memory,
         flops=work.flops,
-        analytic_flops=share,
         collectives=work.collectives,
         compile_seconds=round(seconds, 1),
-        problems=(),
     )
     return dataclasses.replace(report, problems=tuple(_problems(report, allowed_collectives)))
 
@@ -230,20 +228,23 @@ class Program(NamedTuple):
     mesh: Mesh
     allowed_collectives: Collection[str]
     analytic_flops: float | None = None
-    turns: int | None = None
 
 
-def main(module: str, programs: dict[str, Callable[[list], Program]], topologies: tuple[str, ...]) -> int:
+def main(
+    module: str, programs: dict[str, Callable[[list], Program]], topologies: tuple[str, ...], about: str = ''
+) -> int:
     """The command of a paper package: every program on every slice; prints the table, writes it as JSON.
 
     module: the package's module, which is called again for each compilation, one at a time: libtpu serves one process
-    at a time, keeps what it allocated, and can end the process. programs: name -> function of the slice's devices.
+    at a time, keeps what it allocated, and can end the process.
+    programs: name -> function of the slice's devices.
+    about: what one call of them is, for the readers of the table.
     Returns 1 when anything failed, otherwise 0.
     """
-    parser = argparse.ArgumentParser(prog=f'python -m {module}', description='Compile for TPU slices without a TPU.')
+    parser = cli.Parser(prog=f'python -m {module}', description='Compile for TPU slices without a TPU.')
     parser.add_argument('--topology', nargs='+', default=topologies, help='slices, such as v5e:4x4')
     parser.add_argument('--program', nargs='+', default=tuple(programs), help=f'of {", ".join(programs)}')
-    parser.add_argument('--output', type=pathlib.Path, help='JSON file; the default is results/tpu_check.json for a full check')
+    parser.add_argument('--output', type=pathlib.Path, help='default: results/tpu_check.json when all is checked')
     parser.add_argument('--seconds', type=float, default=900, help='limit for one compilation')
     parser.add_argument('--in-process', action='store_true', help='one compilation here; --output gets its row')
     flags = parser.parse_args()
@@ -268,24 +269,25 @@ def main(module: str, programs: dict[str, Callable[[list], Program]], topologies
             else:
                 rows.append(row)
     reports = [Report.from_row(row) for row in rows]
-    print(table(reports))
+    print(f'\nOne device, one call. {about}\n\n{table(reports)}')
     for failure in failures:
         print(f'FAILED {failure["name"]}: {failure["error"]}')
     everything = flags.program == tuple(programs) and flags.topology == topologies
     output = flags.output or (pathlib.Path('results/tpu_check.json') if everything else None)
     if output is not None:
-        _write(output, module, rows, failures)
+        _write(output, module, about, rows, failures)
         print(f'wrote {output}')
     return int(bool(failures) or not all(report.ok for report in reports))
 
 
-def _write(output: pathlib.Path, module: str, rows: list[dict], failures: list[dict]) -> None:
-    packages = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'numpy')
+def _write(output: pathlib.Path, module: str, about: str, rows: list[dict], failures: list[dict]) -> None:
     result = {
-        'title': 'compiled for TPU slices with the TPU compiler, without a TPU; bytes and FLOPs are per device',
+        'title': f'compiled by the TPU compiler, not run; one device, one call. {about}'.strip(),
         'command': f'python -m {module}',
         'date': datetime.date.today().isoformat(),
-        'versions': {'python': platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        'versions': provenance.versions() | {'libtpu': importlib.metadata.version('libtpu')},
+        'commit': provenance.git_commit(),
+        'host': provenance.host(),
         'rows': rows,
         'failures': failures,
     }
@@ -304,7 +306,6 @@ def _compile_one(flags: argparse.Namespace, programs: dict[str, Callable[[list],
         chip_memory(topology),
         program.allowed_collectives,
         program.analytic_flops,
-        turns=program.turns,
     )
     flags.output.write_text(json.dumps(report.row()))
     return 0
@@ -328,4 +329,3 @@ def _compile_elsewhere(module: str, name: str, topology: str, seconds: float) ->
         # libtpu logs a lot, and jax ends a traceback with a note: what counts is the last line that names an error.
         said = re.findall(r'^(?:[\w.]*(?:Error|Exception)|error): .*', done.stderr, re.MULTILINE)
         return said[-1] if said else f'ended with status {done.returncode}'
-

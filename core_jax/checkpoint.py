@@ -1,7 +1,8 @@
 """Orbax behind one door: checksums, fall-back to the last good step, exact restore on any mesh.
 
     checkpoints/0000001000/state/           what Orbax writes
-    checkpoints/0000001000/manifest.json    leaves, metadata, host state; size and SHA-256 of every file, and its own
+    checkpoints/0000001000/host.json        what the caller keeps beside the arrays
+    checkpoints/0000001000/manifest.json    leaves and metadata; size and SHA-256 of every file, and its own
     checkpoints/0000002000.tmp/             what a killed process left of a save or a removal; never read
     checkpoints/0000002000.damaged/         a step that failed its checksums, set aside by the next save
 
@@ -11,9 +12,11 @@ casts between bfloat16 and float32 without a word), so the manifest records both
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 import re
@@ -34,6 +37,7 @@ PyTree = Any
 FORMAT = 1
 STEP = re.compile(r'\d{10}')
 MOST_DIFFERENCES = 8  # shown in one error line
+SLACK = 1 << 18  # bytes of a checkpoint that are no arrays
 NONE, FAILED = -1, -2  # what process 0 tells the others in place of a step
 
 
@@ -54,8 +58,9 @@ class Checkpoints:
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
-        """The complete steps, ascending. Complete is not intact: only `restore` reads the files."""
-        return [step for step in self._all_steps() if (self._path(step) / 'manifest.json').exists()]
+        """The complete steps, ascending, without those that `restore` found damaged (nothing else reads the files)."""
+        whole = [step for step in self._all_steps() if (self._path(step) / 'manifest.json').exists()]
+        return [step for step in whole if step not in self._damaged]
 
     def save(self, step: int, tree: PyTree, host: dict) -> None:
         """Writes `tree` (arrays, typed keys included) and `host` (JSON-able) as `step`; returns when they are on disk.
@@ -63,12 +68,11 @@ class Checkpoints:
         A step becomes visible by one rename. Only then are older steps removed, and a step of the same number replaced.
         Raises UserError where it cannot be written (a full disk, a directory that vanished); earlier steps stay.
         """
-        leaves = _named_leaves(tree)
-        host = json.loads(json.dumps(host))
+        step, leaves, host = int(step), _named_leaves(tree), json.dumps(host)
         final = self._path(step)
         temporary = final.with_name(f'{final.name}.tmp')
         try:
-            _on_first_process(lambda: self._begin(temporary))
+            _on_first_process(lambda: self._begin(temporary, sum(leaf.nbytes for leaf in leaves.values())))
             _together(lambda: _write_leaves(temporary / 'state', leaves))
             _on_first_process(lambda: self._complete(temporary, final, step, leaves, host))
         except Exception as error:
@@ -109,7 +113,7 @@ class Checkpoints:
         restored = _read_leaves(path / 'state', leaves)
         self._exists = True
         tree = jax.tree.unflatten(jax.tree.structure(target), [restored[name] for name in leaves])
-        return step, tree, manifest['host']
+        return step, tree, json.loads((path / 'host.json').read_bytes())
 
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / f'{step:010d}'
@@ -121,7 +125,7 @@ class Checkpoints:
 
     # Saving, on process 0.
 
-    def _begin(self, temporary: pathlib.Path) -> None:
+    def _begin(self, temporary: pathlib.Path, size: int) -> None:
         if not self._exists:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._exists = True
@@ -129,14 +133,19 @@ class Checkpoints:
             if STEP.fullmatch(leftover.stem):
                 shutil.rmtree(leftover)
         temporary.mkdir()
+        # Orbax fails on a full disk too, but its threads print tracebacks while they do.
+        free = shutil.disk_usage(temporary).free
+        if free < size + SLACK:
+            need = f'{size / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free'
+            raise OSError(errno.ENOSPC, f'{os.strerror(errno.ENOSPC)} ({need})')
 
-    def _complete(self, temporary: pathlib.Path, final: pathlib.Path, step: int, leaves: dict, host: dict) -> None:
+    def _complete(self, temporary: pathlib.Path, final: pathlib.Path, step: int, leaves: dict, host: str) -> None:
+        (temporary / 'host.json').write_text(host)
         body = {
             'format': FORMAT,
             'step': step,
             'metadata': self.metadata,
             'leaves': {name: _describe(leaf) for name, leaf in leaves.items()},
-            'host': host,
             'files': {
                 path.relative_to(temporary).as_posix(): [path.stat().st_size, _digest(path, sync=True)]
                 for path in sorted(temporary.rglob('*'))
@@ -235,8 +244,16 @@ def _describe(leaf: Any) -> str:
 def _write_leaves(path: pathlib.Path, leaves: dict[str, jax.Array]) -> None:
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, args=ocp.args.StandardSave({name: leaf for name, leaf in leaves.items() if leaf.size}))
+    # What fails in a thread of Orbax is logged there, with its traceback, and then raised here.
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            full = {name: leaf for name, leaf in leaves.items() if leaf.size}
+            checkpointer.save(path, args=ocp.args.StandardSave(full))
+    finally:
+        logger.setLevel(level)
 
 
 def _read_leaves(path: pathlib.Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -268,12 +285,16 @@ def _read_manifest(path: pathlib.Path) -> dict:
     try:
         manifest = json.loads((path / 'manifest.json').read_bytes())
         digest = manifest.pop('sha256')
+    except PermissionError:
+        raise
     except FileNotFoundError as error:
         raise _Damage('manifest.json is missing') from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _Damage('manifest.json cannot be read') from error
     if digest != _body_digest(manifest):
         raise _Damage('manifest.json has a wrong checksum')
+    if manifest['step'] != int(path.name):
+        raise _Damage(f'manifest.json is that of step {manifest["step"]}')
     return manifest
 
 
@@ -350,7 +371,7 @@ def load_policy(path: str | os.PathLike) -> tuple[PyTree, dict]:
     Raises UserError where the file is missing, damaged, or no exported policy.
     """
     try:
-        with np.load(path) as file:
+        with open(path, 'rb') as content, np.load(content) as file:
             document = json.loads(file['config.json'].tobytes())
             arrays = {name: file[name].view(jax.numpy.dtype(dtype)) for name, dtype in document['dtypes'].items()}
     except FileNotFoundError as error:

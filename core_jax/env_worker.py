@@ -2,7 +2,7 @@
 
 Two messages, over one pipe. The parent sends a list of orders (slot, seed, action): with a seed the slot's environment
 is reset, without one it takes the action. The worker answers with a list of Outcome in the same order, or with one
-Failure, after which it is gone. The pipe is also the leash: its end closes when the parent dies, and so does the worker.
+Failure, after which it is gone. The pipe is also the leash: it closes when the parent dies, and then the worker leaves.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -56,9 +57,12 @@ def cannot_write(path: pathlib.Path, error: OSError) -> NoReturn:
 
 def reason(error: Exception) -> str:
     """The cause in a few words, on one line."""
-    text = ' '.join(str(getattr(error, 'strerror', None) or error).split())
-    # Libraries wrap the system's message in their own.
-    return 'no space left on device' if 'no space left' in text.lower() else text or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    text = ' '.join(str(error).split())
+    # Libraries wrap the system's words in many of their own.
+    known = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO))
+    return next((words[0].lower() + words[1:] for words in known if words in text), text or type(error).__name__)
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:

@@ -14,7 +14,7 @@ matrix products in three shapes, and all of them are counted exactly:
     reduce        compiler copies from the dot: 2 x elements of the product
 
 The trip count of a loop is the compiler's `known_trip_count`, or is worked out from start, step and bound (TPU programs
-do not carry the former). Where the bound is an argument of the program, the caller says what it will be.
+do not carry the former). A loop around something that counts must have a length that the program itself fixes.
 """
 
 from __future__ import annotations
@@ -49,13 +49,12 @@ class Work(NamedTuple):
     collectives: dict[str, Collective] = {}
 
 
-def count(text: str, turns: int | None = None) -> Work:
+def count(text: str) -> Work:
     """The work of a compiled program, given as the text of its optimized HLO (`compiled.as_text()`).
 
-    turns: how often loops turn whose length the text does not tell, such as a `fori_loop` up to an argument.
-    Raises ValueError when there is such a loop around something that counts and `turns` is None.
+    Raises ValueError where something that counts lies in a loop whose length is known only at run time.
     """
-    return _Module(text, turns).work()
+    return _Module(text).work()
 
 
 class _Instruction(NamedTuple):
@@ -89,8 +88,7 @@ _SAME = frozenset({'bitcast', 'convert', 'copy', 'copy-done', 'copy-start', 'opt
 class _Module:
     """The computations of a program by name, and the walk over them."""
 
-    def __init__(self, text: str, turns: int | None):
-        self.turns = turns
+    def __init__(self, text: str):
         self.computations: dict[str, dict[str, _Instruction]] = {}
         self.roots: dict[str, str] = {}
         self.callers: dict[str, list[tuple[str, _Instruction]]] = {}
@@ -209,9 +207,7 @@ class _Module:
             beyond = {'LT': 0, 'GT': 0, 'NE': 0, 'LE': 1, 'GE': -1}.get(direction)
             if None not in (bound, start, step, beyond) and step:
                 return len(range(start, bound + beyond, step))
-        if self.turns is None:
-            raise ValueError(f'loop %{loop.name} holds matrix products or collectives, and its trip count is unknown')
-        return self.turns
+        raise ValueError(f'loop %{loop.name} holds matrix products or collectives, and its trip count is unknown')
 
     def _step(self, body: str, element: int) -> int | None:
         """What one turn of the loop adds to its counter, the carry's `element`; None where it is no constant."""

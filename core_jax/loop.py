@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -116,8 +117,11 @@ def train(
     evaluate: Evaluate | None = None,
     resume_command: str = '',
     signals: Signals,
+    profile: pathlib.Path | None = None,
 ) -> Progress:
     """Trains to `schedule.steps`, from the newest good checkpoint of `run` if it was resumed.
+
+    profile: where to write a trace of some updates after the first log point.
 
     Raises Preempted after a signal (saved), NonFinite when no member is left (metrics on disk, nothing saved since).
     """
@@ -181,6 +185,12 @@ def train(
         if step >= schedule.steps:
             break
         until = schedule.next(step)
+        if profile and progress.logged:
+            with jax.profiler.trace(str(profile)):
+                driver.advance(min(20, until - step))
+                driver.wait()
+            run.say(f'profile: {profile}')
+            profile = None
         while driver.updates < until and not signals.requested():
             pace.advance(until - driver.updates)
     driver.wait()
@@ -290,4 +300,3 @@ def _explain(driver: DeviceDriver, progress: Progress) -> str:
     shown = ', '.join(found[:8]) + (f' and {len(found) - 8} more' if len(found) > 8 else '')
     who = f' (member {member}, the last one left)' if driver.members > 1 else ''
     return f'non-finite at step {step}{who}; non-finite leaves: {shown or "none when the step is made again"}'
-

@@ -8,11 +8,14 @@ Evaluation rows are read by these names; the first that occurs is drawn:
 
 from __future__ import annotations
 
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from core_jax.files import cannot_write, write_atomic
 
 SCORES = {
     'success': 'success rate',
@@ -20,11 +23,11 @@ SCORES = {
     'return': 'episode return',
     'episode_return': 'episode return',
 }
-MOST_LOSSES = 8  # as many lines as the eye tells apart
+MOST_LINES = 10  # as many colours as the eye tells apart
 
 
 def learning_curve(rows: list[dict], path: pathlib.Path, *, title: str = '') -> pathlib.Path:
-    """Draws `rows` (as `runs.read_metrics` gives them) into the PNG `path`, and returns `path`."""
+    """Draws `rows` (as `files.read_metrics` gives them) into the PNG `path`, and returns `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,8 +45,13 @@ def learning_curve(rows: list[dict], path: pathlib.Path, *, title: str = '') -> 
         axes.xaxis.set_major_formatter(lambda x, _: _steps(x))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1.0, 0.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=150)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cannot_write(path, error)
+    write_atomic(path, image.getvalue())
     return path
 
 
@@ -58,41 +66,63 @@ def _draw_evaluation(axes: Any, rows: list[dict]) -> None:
     if 'success' in score:
         axes.set_ylim(-0.03, 1.03)
         axes.yaxis.set_major_formatter(lambda y, _: f'{100 * y:.0f} %')
-    members = list(dict.fromkeys(row.get('member') for row in rows))
-    for index, member in enumerate(members):
-        own = [row for row in rows if row.get('member') == member]
+    members = _grouped(rows, 'member')
+    if len(members) > MOST_LINES:
+        _draw_crowd(axes, members, score)
+        return
+    for index, (member, own) in enumerate(members.items()):
         steps = [row['step'] for row in own]
-        color = f'C{index % 10}'
         label = None if member is None else f'member {member}'
-        axes.plot(steps, _column(own, score), color=color, marker='o', markersize=4, linewidth=1.6, label=label)
+        axes.plot(steps, _column(own, score), color=f'C{index}', marker='o', markersize=4, linewidth=1.6, label=label)
         if all(f'{score}_low' in row and f'{score}_high' in row for row in own):
-            # Bands of many members would hide each other.
-            band = 0.18 if len(members) == 1 else 0.06
+            # The bands of several members lie over each other.
+            strength, label = (0.18, '95 % interval') if len(members) == 1 else (0.06, None)
             low, high = _column(own, f'{score}_low'), _column(own, f'{score}_high')
-            label = '95 % interval' if len(members) == 1 else None
-            axes.fill_between(steps, low, high, color=color, alpha=band, linewidth=0, label=label)
+            axes.fill_between(steps, low, high, color=f'C{index}', alpha=strength, linewidth=0, label=label)
+
+
+def _draw_crowd(axes: Any, members: dict, score: str) -> None:
+    """More members than there are colours: thin lines, and their median."""
+    for own in members.values():
+        axes.plot([row['step'] for row in own], _column(own, score), color='C0', linewidth=0.6, alpha=0.25)
+    steps = _grouped([row for own in members.values() for row in own], 'step')
+    middle = [np.median(_column(rows, score)) for rows in steps.values()]
+    axes.plot(list(steps), middle, color='C0', linewidth=2.0, label=f'median of {len(members)} members')
 
 
 def _draw_losses(axes: Any, rows: list[dict]) -> None:
-    losses = list(dict.fromkeys(name for row in rows for name in row if 'loss' in name))[:MOST_LOSSES]
+    losses = list(dict.fromkeys(name for row in rows for name in row if 'loss' in name))[:MOST_LINES]
     if not losses:
         _draw_nothing(axes, 'no losses yet')
         return
     axes.set_title('Losses', fontsize=10, loc='left')
-    axes.set_ylabel('loss (symmetric log scale)')
     # Losses of one run differ by orders of magnitude, and some are negative.
-    sizes = np.abs(np.concatenate([_column(rows, name) for name in losses]))
-    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-    axes.set_yscale('symlog', linthresh=float(np.percentile(sizes, 5)) if sizes.size else 1.0)
+    values = np.concatenate([_column(rows, name) for name in losses])
+    values = values[np.isfinite(values) & (values != 0)]
+    if not len(values):
+        _draw_nothing(axes, 'no finite losses')
+        return
+    if (values > 0).all():
+        axes.set_yscale('log')
+        axes.set_ylabel('loss (log scale)')
+    else:
+        axes.set_yscale('symlog', linthresh=10 ** np.floor(np.log10(np.percentile(np.abs(values), 5))))
+        axes.set_ylabel('loss (symmetric log scale)')
     for index, name in enumerate(losses):
-        own = [row for row in rows if name in row]
-        steps = np.unique([row['step'] for row in own])
-        values = [_column([row for row in own if row['step'] == step], name) for step in steps]
-        axes.plot(steps, [np.median(v) for v in values], color=f'C{index}', linewidth=1.3, label=name)
+        steps = _grouped([row for row in rows if np.isfinite(float(row.get(name, 'nan')))], 'step')
+        values = [_column(own, name) for own in steps.values()]
+        axes.plot(list(steps), [np.median(v) for v in values], color=f'C{index}', linewidth=1.3, label=name)
         if any(len(v) > 1 for v in values):  # a population: the median, and the range of its members
-            axes.fill_between(
-                steps, [v.min() for v in values], [v.max() for v in values], color=f'C{index}', alpha=0.12, linewidth=0
-            )
+            low, high = [v.min() for v in values], [v.max() for v in values]
+            axes.fill_between(list(steps), low, high, color=f'C{index}', alpha=0.12, linewidth=0)
+
+
+def _grouped(rows: Sequence[dict], name: str) -> dict[Any, list[dict]]:
+    """{value of `name`: the rows that have it}, in the order of first appearance."""
+    groups: dict[Any, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row.get(name), []).append(row)
+    return groups
 
 
 def _draw_nothing(axes: Any, text: str) -> None:

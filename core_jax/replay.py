@@ -42,7 +42,7 @@ def dataset(observations, actions, rewards, masks, trajectory_ends) -> Arrays:
 
 
 def dataset_spec(data: Arrays, mesh: Mesh) -> Arrays:
-    """Shapes and shardings of a dataset on the mesh: rows along the axis `data` (padded to divide), indices replicated."""
+    """Shapes and shardings of a dataset: rows along the mesh axis `data`, padded to divide; indices replicated."""
     ways = mesh.shape['data']
 
     def one(name, array):

@@ -12,15 +12,14 @@ A lock on the directory is held for the life of the process; nothing is deleted 
 from __future__ import annotations
 
 import csv
-import errno
 import fcntl
+import fnmatch
 import io
 import json
 import os
 import pathlib
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +35,7 @@ from core_jax.files import (
     write_atomic,
     write_json_atomic,
 )
+from core_jax.screen import Screen
 
 # The fields of a row that differ between two otherwise identical runs.
 WALL_CLOCK = (
@@ -46,8 +46,8 @@ WALL_CLOCK = (
     'eval_seconds',
     'checkpoint_seconds',
 )
-# What --overwrite removes, and nothing else: a stranger's file in a run directory is left alone. config.json is not
-# here because it is replaced, in one step, after the rest is gone: until then the directory is known as a run.
+# The names that --overwrite removes, and nothing else: a stranger's file in a run directory is left alone. config.json
+# is not here because it is replaced, in one step, after the rest is gone: until then the directory is known as a run.
 CONTENTS = (
     'summary.json',
     'metrics.jsonl',
@@ -56,8 +56,9 @@ CONTENTS = (
     'plots',
     'videos',
     'policy.npz',
+    'policy_*.npz',
     'profile',
-    *trackers.FOLDERS,
+    'tensorboard',
 )
 LOCK = '.lock'
 
@@ -108,11 +109,14 @@ class Run:
             found = Run.saved_config(directory)
             if found is not None and not (resume or overwrite):
                 raise UserError(f'{directory} holds a run; continue it with --resume or start over with --overwrite')
+            # W&B may refuse to start: before anything is removed.
+            resumed = found is not None and resume
+            started = [make(directory, paper, config, resumed) for make in chosen]
             head = _head(config, numerics or {}, paper, command)
-            if found is None or overwrite:
+            if not resumed:
                 _remove_contents(directory)
                 write_json_atomic(directory / 'config.json', head)
-            return _WritingRun(directory, config, paper, command, found is not None and resume, lock, head, chosen)
+            return _WritingRun(directory, config, paper, command, resumed, lock, head, started)
         except BaseException:
             lock.close()  # the traceback would keep the lock alive
             raise
@@ -168,24 +172,24 @@ class _SilentRun(Run):
 
 
 class _WritingRun(Run):
-    def __init__(self, directory, config, paper, command, resumed, lock, head, chosen):
+    def __init__(self, directory, config, paper, command, resumed, lock, head, started):
         super().__init__(directory, config, paper, command, resumed)
         self._lock = lock
         self._head = head
         self._path = directory / 'metrics.jsonl'
+        self._evaluations = self._saved_evaluations()
+        self._trackers = started
+        self._screen = Screen(None if resumed else 0)
         self._file = _open(self._path)
-        self._evaluations = [row for row in read_metrics(self._path) if row['kind'] == 'eval']
-        self._trackers = [make(directory, paper, config) for make in chosen]
-        self._bar = None
-        # (step, time) of the last call of `progress`; where a resumed run starts is unknown until its first call.
-        self._mark = None if resumed else (0, time.monotonic())
+
+    def _saved_evaluations(self) -> list[dict]:
+        rows = read_metrics(self._path) if self._path.exists() else []
+        return [row for row in rows if row['kind'] == 'eval']
 
     def write(self, kind, step, row):
         if kind not in ('train', 'eval'):
             raise ValueError(f'a row is of kind train or eval, not {kind!r}')
         row = plain(dict(kind=kind, step=int(step), **row))  # refuses a row that names its own kind or step
-        # A run that writes is not finished (any more).
-        (self.directory / 'summary.json').unlink(missing_ok=True)
         self._append(json.dumps(row, allow_nan=False).encode() + b'\n')
         if kind == 'eval':
             self._evaluations.append(row)
@@ -194,10 +198,10 @@ class _WritingRun(Run):
             tracker.log(row)
 
     def _append(self, line: bytes) -> None:
-        size = os.fstat(self._file.fileno()).st_size
+        size = self._size()
         try:
-            if os.fstat(self._file.fileno()).st_nlink == 0:
-                raise FileNotFoundError(errno.ENOENT, 'the file vanished while the run was writing it')
+            # A run that writes is not finished (any more).
+            (self.directory / 'summary.json').unlink(missing_ok=True)
             # A full disk may take a part of the line before it refuses the rest.
             written = 0
             while written < len(line):
@@ -205,6 +209,12 @@ class _WritingRun(Run):
         except OSError as error:
             self._file.truncate(size)
             cannot_write(self._path, error)
+
+    def _size(self) -> int:
+        found = os.fstat(self._file.fileno())
+        if found.st_nlink == 0:
+            raise UserError(f'{self._path} vanished while the run was writing it')
+        return found.st_size
 
     def _write_table(self) -> None:
         columns = list(dict.fromkeys(name for row in self._evaluations for name in row if name != 'kind'))
@@ -219,7 +229,7 @@ class _WritingRun(Run):
             os.fsync(self._file.fileno())
         except OSError as error:
             cannot_write(self._path, error)
-        return os.fstat(self._file.fileno()).st_size
+        return self._size()
 
     def cut(self, position):
         content = self._path.read_bytes()
@@ -249,31 +259,10 @@ class _WritingRun(Run):
         write_json_atomic(self.directory / 'config.json', self._head | {'resumes': resumes})
 
     def progress(self, step, total, values):
-        now = time.monotonic()
-        shown = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
-        if sys.stdout.isatty() and sys.stderr.isatty():
-            if self._bar is None:
-                from tqdm import tqdm
-
-                self._bar = tqdm(
-                    total=total, initial=self._mark[0] if self._mark else step, unit='step', dynamic_ncols=True
-                )
-            self._bar.set_postfix_str(shown, refresh=False)
-            self._bar.update(step - self._bar.n)
-            self._bar.refresh()
-        else:
-            speed = ''
-            if self._mark and step > self._mark[0]:
-                rate = (step - self._mark[0]) / max(now - self._mark[1], 1e-9)
-                speed = f'  {rate:,.4g} steps/s  ETA {_duration((total - step) / rate)}'
-            print(f'step {step:,}/{total:,}{speed}  {shown}'.rstrip(), flush=True)
-        self._mark = (step, now)
+        self._screen.progress(step, total, values)
 
     def say(self, text):
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.write(text)
+        self._screen.say(text)
 
     def plot_curves(self):
         from core_jax import plots
@@ -298,9 +287,7 @@ class _WritingRun(Run):
         write_json_atomic(self.directory / 'summary.json', summary | extra)
 
     def close(self):
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._screen.close()
         for tracker in self._trackers:
             tracker.close()
         self._trackers = []
@@ -352,12 +339,12 @@ def _refuse_strangers(directory: pathlib.Path) -> None:
 
 def _remove_contents(directory: pathlib.Path) -> None:
     try:
-        for name in CONTENTS:
-            path = directory / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for pattern in CONTENTS:
+            for path in (p for p in directory.iterdir() if fnmatch.fnmatch(p.name, pattern)):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
     except OSError as error:
         raise UserError(f'cannot remove the earlier run in {directory}: {reason(error)}') from error
 
@@ -375,16 +362,6 @@ def _head(config: dict, numerics: dict, paper: str, command: str) -> dict:
             'host': provenance.host(),
         }
     )
-
-
-def _duration(seconds: float) -> str:
-    """'42s', '3m07s', '2h15m'."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f'{seconds}s'
-    if seconds < 3600:
-        return f'{seconds // 60}m{seconds % 60:02d}s'
-    return f'{seconds // 3600}h{seconds % 3600 // 60:02d}m'
 
 
 def _open(path: pathlib.Path) -> io.FileIO:

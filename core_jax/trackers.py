@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import time
 from collections.abc import Callable
 
 from core_jax.errors import UserError
 
-FOLDERS = ('tensorboard', 'wandb')  # what they leave in a run directory
-
 
 def choose(*, tensorboard: bool, wandb: bool) -> list[Callable]:
-    """The trackers that the flags ask for, as functions of (directory, paper, config).
+    """The trackers that the flags ask for, as functions of (directory, paper, config, resumed) that start them.
 
     Raises UserError where a package is missing, before a run has touched anything.
     """
@@ -44,7 +43,7 @@ def _scalars(row: dict) -> dict[str, float]:
 class TensorBoard:
     """Event files in tensorboard/."""
 
-    def __init__(self, directory: pathlib.Path, paper: str, config: dict):
+    def __init__(self, directory: pathlib.Path, paper: str, config: dict, resumed: bool):
         self._folder = str(directory / 'tensorboard')
         self._writer = None
         self._purge_step = None
@@ -53,7 +52,9 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(self._folder, purge_step=self._purge_step)
+            # Its own names count in seconds, and a second file of the same name would replace the first.
+            suffix = f'.{time.time_ns()}'
+            self._writer = SummaryWriter(self._folder, purge_step=self._purge_step, filename_suffix=suffix)
         for name, value in _scalars(row).items():
             self._writer.add_scalar(name, value, row['step'])
 
@@ -70,26 +71,25 @@ class WandB:
     """One W&B run for one run directory, over all its resumes. The step is a metric of its own: W&B drops rows that go
     back in its built-in step, which they do after a resume."""
 
-    def __init__(self, directory: pathlib.Path, paper: str, config: dict):
+    def __init__(self, directory: pathlib.Path, paper: str, config: dict, resumed: bool):
         import wandb
 
-        folder = directory / 'wandb'
-        folder.mkdir(exist_ok=True)
-        name = folder / 'run_id.txt'
-        if not name.exists():
-            name.write_text(wandb.util.generate_id())
+        saved = directory / 'wandb' / 'run_id.txt'
+        name = saved.read_text() if resumed and saved.exists() else wandb.util.generate_id()
         try:
             self._run = wandb.init(
                 project='tenfold',
                 group=paper,
                 name=directory.resolve().name,
                 dir=str(directory),
-                id=name.read_text(),
+                id=name,
                 resume='allow',
                 config=config,
             )
         except wandb.errors.Error as error:
             raise UserError(f'W&B cannot start: {" ".join(str(error).split())}') from error
+        saved.parent.mkdir(exist_ok=True)
+        saved.write_text(name)
         self._run.define_metric('step')
         self._run.define_metric('*', step_metric='step')
 

@@ -1,4 +1,4 @@
-"""A process of our own that owns environments: started clean of jax, obeying one pipe, never outliving its parent."""
+"""A process that owns environments: started clean of jax, at the other end of one pipe, never outliving its parent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
-import pickletools
 import signal
 import sys
 import types
@@ -19,8 +18,103 @@ from core_jax.env_worker import Failure
 from core_jax.errors import UserError
 
 _ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
-_PARENT_DECIDES = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerError(RuntimeError):
-    """An environment raised, or its process died. The message has the worker's traceback or its exit status."""
+    """An environment raised, or its process died: the message has the worker's traceback or exit status."""
+
+
+class WorkerProcess:
+    """Runs `target(connection, payload, *args)` in a new interpreter, where `payload` is the packed `make_env`.
+
+    SIGINT and SIGTERM are blocked there, since a terminal and a batch system send them to the whole process group and
+    it is the parent that decides; the worker leaves when its pipe closes. Every environment steps on one thread.
+
+    Raises UserError where `make_env` cannot be sent to another process.
+    """
+
+    def __init__(self, target: Callable, make_env: Callable[[], Any], *args: Any):
+        try:
+            payload = bytes(ForkingPickler.dumps(make_env))
+        except Exception as error:  # pickling runs the user's own code, which may raise anything
+            raise UserError(
+                f'cannot send the environment factory {make_env!r} to a worker process ({error}); '
+                'use a function at the top level of a module, or functools.partial of one'
+            ) from error
+        context = multiprocessing.get_context('spawn')
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=target, args=(theirs, payload, *args))
+        with _clean_start(needs_main=b'__main__' in payload):
+            self._process.start()
+        theirs.close()
+        # Runs at garbage collection and, thanks to the priority, before multiprocessing joins its children at exit.
+        self._end = multiprocessing.util.Finalize(self, _end, (self._connection, self._process), exitpriority=10)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Any) -> None:
+        try:
+            self._connection.send(message)
+        except ConnectionError:
+            pass  # what it said last, or how it died, is for receive() to tell
+
+    def poll(self, seconds: float) -> bool:
+        """Whether `receive` has something to give, or to raise, within `seconds`."""
+        return self._connection.poll(seconds)
+
+    def receive(self) -> Any:
+        """The next message. Raises WorkerError or UserError where the worker failed or is gone."""
+        try:
+            message = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(5)
+            status = self._process.exitcode
+            raise WorkerError(
+                f'an environment worker died (exit status {status}); a negative status is the signal that killed it'
+            ) from None
+        if isinstance(message, Failure):
+            raise UserError(message.text) if message.user else WorkerError(f'in a worker:\n{message.text}')
+        return message
+
+    def hang_up(self) -> None:
+        """Closes the pipe: the worker closes its environments and leaves. `close` waits for it."""
+        self._connection.close()
+
+    def close(self) -> None:
+        """Ends the process, by force where it is busy for longer than 2 seconds."""
+        self._end()
+
+
+def _end(connection: Any, process: Any) -> None:
+    connection.close()
+    process.join(2)
+    if process.exitcode is None:
+        process.kill()
+    process.join()
+
+
+@contextlib.contextmanager
+def _clean_start(needs_main: bool) -> Iterator[None]:
+    """What a child inherits when it is started here: one thread, blocked signals, and no main module.
+
+    A spawned child imports the main module again, and with it jax; it needs to only if the factory is defined there.
+    """
+    resource_tracker.ensure_running()  # starting this helper would unblock the signals
+    environment = {name: os.environ.get(name) for name in _ONE_THREAD}
+    main = sys.modules['__main__']
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        os.environ.update(_ONE_THREAD)
+        if not needs_main:
+            sys.modules['__main__'] = types.ModuleType('__main__')
+        yield
+    finally:
+        sys.modules['__main__'] = main
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

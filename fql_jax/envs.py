@@ -11,23 +11,27 @@ import numpy as np
 
 from core_jax.errors import UserError
 
+FILM_SIZE = 320  # pixels, square
+
 
 def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
     """A seedable environment with float32 observations and actions in [-1, 1]; `kwargs` go to its constructor.
 
-    Raises UserError where it cannot be built.
+    Raises UserError where it cannot be built, and ImportError where `render` is asked for and EGL is not installed.
     """
-    if render or gym_id.startswith('visual-'):
-        # Read when mujoco is first imported; the default needs a display.
-        os.environ.setdefault('MUJOCO_GL', 'egl')
+    pixels = gym_id.startswith('visual-')
     with _quiet():
         import ogbench  # noqa: F401  (registers its environments)
 
-        ours = gymnasium.spec(gym_id).entry_point
-        of_ogbench = isinstance(ours, str) and ours.startswith('ogbench.')
-        if render and not of_ogbench:
-            kwargs['render_mode'] = 'rgb_array'  # OGBench's own environments always can, and know no render mode
+        if render or pixels:
+            _render_offscreen()
         try:
+            entry_point = gymnasium.spec(gym_id).entry_point
+            of_ogbench = isinstance(entry_point, str) and entry_point.startswith('ogbench.')
+            if render and not of_ogbench:
+                kwargs['render_mode'] = 'rgb_array'  # OGBench's own can always be rendered, and know no mode
+            elif render and not pixels:
+                kwargs |= {'width': FILM_SIZE, 'height': FILM_SIZE}
             env = gymnasium.make(gym_id, disable_env_checker=True, **kwargs)
         except (gymnasium.error.Error, ImportError) as error:
             raise UserError(f'cannot build environment {gym_id!r}: {error}') from error
@@ -39,11 +43,13 @@ def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
             if not np.all(np.isfinite([env.action_space.low, env.action_space.high])):
                 raise UserError(f'environment {gym_id!r} has unbounded actions; give it bounds')
             env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+        if render and of_ogbench:
+            env = Filmed(env, shadows=pixels)
         return Seeded(env)
 
 
 class Seeded(gymnasium.Wrapper):
-    """float32 observations, and a reset(seed=...) that leaves nothing to chance.
+    """float32 observations (uint8 for pixels), and a reset(seed=...) that leaves nothing to chance.
 
     OGBench draws from three places: the environment's generator, the action space (a few random steps settle the goal
     scene at every reset) and, in mazes, numpy's global generator.
@@ -67,6 +73,46 @@ class Seeded(gymnasium.Wrapper):
     def step(self, action):
         observation, reward, terminated, truncated, info = self.env.step(action)
         return np.asarray(observation, self._dtype), reward, terminated, truncated, info
+
+
+class Filmed(gymnasium.Wrapper):
+    """Frames of an OGBench environment, by default without shadows: in software those cost three times the rest."""
+
+    def __init__(self, env: gymnasium.Env, shadows: bool = False):
+        super().__init__(env)
+        self._shadows, self._renderer = shadows, None
+
+    def render(self) -> np.ndarray:
+        """uint8 [height, width, 3]."""
+        if self._renderer is None:
+            import mujoco
+
+            self.env.render()  # the first call builds the renderer
+            inner = self.env.unwrapped
+            self._renderer = inner.custom_renderer if hasattr(inner, 'custom_renderer') else inner._renderer
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._shadows
+        return self.env.render()
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()  # mujoco complains at exit about those that are left
+            self._renderer = None
+        super().close()
+
+
+def _render_offscreen() -> None:
+    """Has mujoco render through EGL where MUJOCO_GL does not say otherwise: its own default needs a display.
+
+    MUJOCO_GL itself is read when mujoco is first imported, which may be long ago, for environments without pictures.
+    """
+    if 'MUJOCO_GL' in os.environ:
+        return
+    try:
+        from mujoco import egl
+        from mujoco.rendering.classic import gl_context
+    except Exception as error:  # where the library is missing, PyOpenGL raises whatever it stumbles over
+        raise ImportError(f'EGL cannot be loaded ({error})') from error
+    gl_context.GLContext = egl.GLContext
 
 
 def _keep_action_space(env: gymnasium.Env) -> None:

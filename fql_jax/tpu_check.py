@@ -3,106 +3,99 @@
     fql             one run, batch 256 laid over all chips of the slice; 1M transitions laid over them too
     fql-population  512 seeds laid over all chips, each chip vectorising its members; every chip holds the dataset
 
-Both are the very program that `python -m fql_jax.main` dispatches: a chunk of updates with the data in device memory.
+Both are what `python -m fql_jax.main` dispatches: a chunk of updates with the data in device memory. Its length is
+fixed here, where a run passes it as an argument: that is how FLOPs and collectives can be counted.
 """
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
 
 from core_jax import aot
-from core_jax.driver import DeviceDriver, Numerics
+from core_jax.driver import Numerics
 from core_jax.errors import exit_on_user_error
 from core_jax.mesh import make_mesh
-from core_jax.sources import offline
-from fql_jax.agents import fql
+from fql_jax import api, settings
 
 TOPOLOGIES = ('v5e:4x4', 'v5p:4x4x4', 'v6e:16x16')
 OBSERVATION, ACTION = 28, 5  # cube-single
-TRANSITIONS = 1_000_000  # the size of OGBench's play datasets: 1000 episodes of 1001 states
-EPISODE = 1000
+EPISODES, STEPS = 1000, 1000  # of OGBench's play data: 1M transitions
 SEEDS = 512
-UPDATES = 1000  # in one dispatch
+UPDATES = 1000  # in one dispatch, which is what the figures are for
 
 
-def flops_per_update(config, observation: int, action: int) -> float:
-    """FLOPs of all matrix products of one update, two a multiply-add.
+def flops_per_update(config: ml_collections.ConfigDict, observation: int, action: int, copies: int = 1) -> float:
+    """FLOPs of all matrix products of one update, two a multiply-add, summed over the chips that share it.
 
     A layer's product appears once forward, once for the gradient of its kernel and once for that of its input; the
     input of a network is data, so its first layer lacks the last, except where Q is followed back to the action.
+    copies: chips that hold the parameters. Each computes the norm of the whole gradient, a product of it with itself.
     """
 
     def network(inputs, outputs):
         sizes = (inputs, *config.hidden_dims, outputs)
         products = [a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
         forward = sum(products)
-        return forward, 3 * forward - products[0]  # forward alone; forward and the gradient of the parameters
+        return forward, 3 * forward - products[0], forward + sum(sizes[1:])  # the second with the kernels' gradients
 
-    critic, critic_trained = network(observation + action, 1)
-    onestep, onestep_trained = network(observation + action, action)
-    flow, flow_trained = network(observation + action + 1, action)
-    # Of the input's gradient only the columns of the action are wanted.
-    critic_followed = 2 * critic - observation * config.hidden_dims[0]
+    critic, critic_trained, critic_size = network(observation + action, 1)
+    onestep, onestep_trained, onestep_size = network(observation + action, action)
+    flow, flow_trained, flow_size = network(observation + action + 1, action)
+    if config.critic_layer_norm:
+        critic_size += 2 * sum(config.hidden_dims)
+    if config.actor_layer_norm:
+        onestep_size, flow_size = (size + 2 * sum(config.hidden_dims) for size in (onestep_size, flow_size))
     multiply_adds = (
         onestep  # next actions
-        + config.num_critics * (critic + critic_trained + critic_followed)  # target, loss, L_Q
+        + config.num_critics * (critic + critic_trained + 2 * critic)  # target, loss, L_Q forward and back to the input
         + flow_trained
         + config.flow_steps * flow  # the teacher
         + onestep_trained  # the student
     )
-    return 2.0 * config.batch_size * multiply_adds
+    norm = config.num_critics * critic_size + onestep_size + flow_size
+    return 2.0 * (config.batch_size * multiply_adds + copies * norm)
 
 
-def _dataset(mesh) -> dict:
-    """Shapes of 1M transitions as `replay.place_dataset` lays them out: rows over `data`, which they must divide."""
-    rows = TRANSITIONS // EPISODE * (EPISODE + 1)
-    rows += -rows % mesh.shape['data']
-
-    def array(shape, dtype=jnp.float32, spec='data'):
-        axis = spec if mesh.shape['data'] > 1 else None
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(axis)))
-
+def _rows() -> dict[str, np.ndarray]:
+    """A data set of the published size, of zeros: only its shapes matter."""
+    rows = EPISODES * (STEPS + 1)
+    terminals = np.zeros(rows, np.float32)
+    terminals[STEPS :: STEPS + 1] = 1
     return {
-        'observations': array((rows, OBSERVATION)),
-        'actions': array((rows, ACTION)),
-        'rewards': array((rows,)),
-        'masks': array((rows,)),
-        'starts': array((TRANSITIONS,), jnp.int32, None),
-        'ends': array((rows,), jnp.int32),
+        'observations': np.zeros((rows, OBSERVATION), np.float32),
+        'actions': np.zeros((rows, ACTION), np.float32),
+        'rewards': np.zeros(rows, np.float32),
+        'masks': np.zeros(rows, np.float32),
+        'terminals': terminals,
     }
 
 
-def _program(mesh, seeds: int, allowed: set[str]) -> aot.Program:
-    config = fql.get_config()
-    driver = DeviceDriver(
-        fql.make(config, ACTION),
-        offline(_dataset(mesh), config.batch_size),
-        mesh=mesh,
-        seeds=range(seeds),
-        numerics=Numerics(population='vmap'),  # what 'auto' means on an accelerator
-    )
-    per_member = NamedSharding(mesh, PartitionSpec('population'))
-    hparams = {name: jax.ShapeDtypeStruct((seeds,), jnp.float32, sharding=per_member) for name in driver.hparams}
-    turns = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
-    arguments = (driver.target(), driver.source.constants, hparams, turns)
-    flops = seeds * UPDATES * flops_per_update(config, OBSERVATION, ACTION)
-    return aot.Program(driver._chunk, arguments, mesh, allowed, flops, turns=UPDATES)
+def program(
+    mesh: Mesh, seeds: int, allowed_collectives: set[str], config: ml_collections.ConfigDict | None = None
+) -> aot.Program:
+    """A chunk of updates of `seeds` members; the default config is the published one."""
+    config = config or settings.get_config('fql')
+    numerics = Numerics(population='vmap')  # what `auto` means on an accelerator
+    driver, _ = api.build(config, _rows(), mesh=mesh, numerics=numerics, seeds=list(range(seeds)))
+    flops = seeds * UPDATES * flops_per_update(config, OBSERVATION, ACTION, copies=mesh.shape['data'])
+    return aot.Program(driver, (UPDATES,), mesh, allowed_collectives, flops)
 
 
 def data_parallel(devices: list) -> aot.Program:
     """The sum of the gradients is the one thing that chips must tell each other, and whose row a chip holds."""
-    return _program(make_mesh({'data': len(devices)}, devices), 1, {'all-reduce'})
+    return program(make_mesh({'data': len(devices)}, devices), 1, {'all-reduce'})
 
 
 def population(devices: list) -> aot.Program:
     """Members have nothing to tell each other."""
-    return _program(make_mesh({'population': len(devices)}, devices), SEEDS, set())
+    return program(make_mesh({'population': len(devices)}, devices), SEEDS, set())
 
 
 def main() -> int:
-    return aot.main('fql_jax.tpu_check', {'fql': data_parallel, 'fql-population': population}, TOPOLOGIES)
+    programs = {'fql': data_parallel, 'fql-population': population}
+    return aot.main('fql_jax.tpu_check', programs, TOPOLOGIES, f'A call is {UPDATES} updates.')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,397 @@
+"""What the command does, as functions: train on an environment and data of one's own, load a finished policy and act.
+
+    result = train(env='ogbench-cube', fields={'steps': 5000})
+    result = train(make_env=my_make_env, dataset={'observations': ..., 'actions': ..., ...})
+    policy = load_policy(result.directory); actions = policy(observations)
+
+`make_env` is a function without arguments, at the top level of a module (worker processes import it), that returns a
+gymnasium.Env with Box observations [D] and Box actions; the data's actions are in [-1, 1], and so are the policy's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from core_jax import checkpoint, loop, replay, sources, stats
+from core_jax.driver import DeviceDriver, Numerics
+from core_jax.errors import UserError
+from core_jax.evaluate import Evaluator
+from core_jax.mesh import describe, fetch, initialize_distributed, make_mesh
+from core_jax.networks import parameter_count
+from core_jax.runs import Run
+from core_jax.state import Learner
+from fql_jax import data, settings, tasks
+
+PAPER = 'fql'
+
+# Sharding rules of the state: wide kernels [in, out] split their output over `tensor` and their input over `fsdp`.
+RULES = (
+    (r'kernel$', PartitionSpec('fsdp', 'tensor')),
+    (r'.*', PartitionSpec()),
+)
+
+
+class Result(NamedTuple):
+    """A finished run. metrics: {name: {'value', 'low', 'high', 'n'}}, as in its summary.json."""
+
+    directory: pathlib.Path
+    metrics: dict[str, dict[str, float]]
+
+
+# Training
+
+
+def train(
+    env: str | None = None,
+    *,
+    make_env: Callable[[], Any] | None = None,
+    dataset: str | dict[str, np.ndarray] | None = None,
+    fields: dict[str, Any] | None = None,
+    preset: dict[str, Any] | None = None,
+    debug: bool = False,
+    workdir: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    tensorboard: bool = False,
+    wandb: bool = False,
+    profile: bool = False,
+    command: list[str] | None = None,
+) -> Result:
+    """Trains, evaluates, films, and leaves a run directory.
+
+    env: a name that `fql_jax.tasks` knows. make_env: one's own environment instead (then give a dataset).
+    dataset: path of an npz file, or the arrays: observations [N, D], actions [N, A], rewards [N], terminals [N] and
+        perhaps masks [N], in order of time (see `fql_jax.data.from_arrays`).
+    fields: config fields to set, e.g. {'alpha': 100.0}; preset: those of a preset file, instead of the small defaults.
+
+    Raises UserError for what the caller can mend, loop.Preempted after a signal, loop.NonFinite for bad numbers.
+    """
+    fields = dict(fields or {})
+    if env is not None:
+        fields['env'] = env
+    if isinstance(dataset, str):
+        fields['dataset'] = dataset
+    if resume and not workdir:
+        raise UserError('--resume needs --workdir: the run to go on with')
+    saved = Run.saved_config(workdir) if resume else None
+    config = settings.for_resume(saved['config'], fields) if saved else settings.resolve(fields, preset, debug)
+    task = tasks.resolve(config.env)
+    initialize_distributed()
+    first = jax.process_index() == 0
+    numerics = Numerics.resolve(**(saved['numerics'] if saved else config.numerics.to_dict()))
+    seeds, varied = settings.members(config)
+    mesh = make_mesh(config.mesh or _default_mesh(len(seeds)))
+    command = shlex.join(command or ['python', '-m', 'fql_jax.main', f'--env={config.env}'])
+
+    run = Run.open(
+        workdir or _new_directory(config),
+        config.to_dict(),
+        paper=PAPER,
+        command=command,
+        numerics=vars(numerics),
+        resume=resume,
+        overwrite=overwrite,
+        writer=first,
+        tensorboard=tensorboard,
+        wandb=wandb,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.close)
+        signals = stack.enter_context(loop.Signals())
+        started = time.monotonic()
+        run.say(f'{config.agent} on {config.env} ({task.gym_id}), seed {config.seed}, in {run.directory}')
+        if preset is None and not saved and not debug:
+            run.say("settings: small, for a CPU; the paper's are in configs/fql/")
+
+        if isinstance(dataset, dict):
+            rows = data.from_arrays(dataset)
+        else:
+            rows = data.load_dataset(task, config, run.say)
+        evaluator = None
+        if first:
+            make_env = make_env or functools.partial(tasks.make_env, task.gym_id)
+            slots = _slots(config)
+            evaluator = stack.enter_context(Evaluator(make_env, workers=config.workers or None, envs=slots))
+
+        driver, learner = build(config, rows, mesh=mesh, numerics=numerics, seeds=seeds, hparams=varied)
+        _announce(run, driver, config)
+        driver.bind(replay.place_dataset(_layout(rows), mesh))
+
+        checkpoints = checkpoint.Checkpoints(run.directory / 'checkpoints', metadata=_identity(config, numerics, rows))
+        resume_command = shlex.join(_resume_words(command, run.directory))
+        evaluate = Evaluation(learner, evaluator, config, seeds)
+        progress = loop.train(
+            driver,
+            run,
+            checkpoints,
+            loop.Schedule(config.steps, config.log_interval, config.eval_interval, config.save_interval),
+            evaluate=evaluate,
+            resume_command=resume_command,
+            signals=signals,
+            profile=run.directory / 'profile' if profile else None,
+        )
+        policies = driver.policies()  # all processes together
+        if not first:
+            return Result(run.directory, {})
+        return _finish(run, driver, learner, config, evaluate, progress, policies, make_env, started)
+
+
+def build(
+    config: ml_collections.ConfigDict,
+    rows: dict[str, np.ndarray],
+    *,
+    mesh: jax.sharding.Mesh,
+    numerics: Numerics,
+    seeds: list[int],
+    hparams: dict[str, list[float]] | None = None,
+) -> tuple[DeviceDriver, Learner]:
+    """The learner on the device driver; the data are still to be bound. Only the shapes of `rows` are used."""
+    learner = settings.agent_module(config.agent).make(config, rows['actions'].shape[-1])
+    source = sources.offline(replay.dataset_spec(_layout(rows), mesh), config.batch_size)
+    return DeviceDriver(
+        learner, source, mesh=mesh, seeds=seeds, hparams=hparams, numerics=numerics, rules=RULES
+    ), learner
+
+
+class Evaluation:
+    """Episodes with each member's policy; `loop.train` calls it, and the last rows stay in `latest`."""
+
+    def __init__(self, learner: Learner, evaluator: Evaluator | None, config, seeds: list[int]):
+        self.learner, self.evaluator, self.config, self.seeds = learner, evaluator, config, seeds
+        self.act = jax.jit(learner.act)
+        self.latest: dict[int, dict[str, float]] = {}
+
+    def __call__(self, step: int, policies: dict[int, Any], stop: Callable[[], bool]) -> dict[int, dict[str, float]]:
+        if self.evaluator is None:  # another process evaluates
+            return {}
+        rows = {}
+        for member, policy in policies.items():
+            episodes = self.evaluator.run(
+                host_act(self.act, policy),
+                episodes=self.config.eval_episodes,
+                seed=self.seeds[member] * 1_000_003 + step,
+                key=jax.random.fold_in(jax.random.key(self.seeds[member]), step),
+                memory=self.learner.memory(self.evaluator.batch_size),
+                should_stop=stop,
+            )
+            rows[member] = summarize(episodes)
+        self.latest = rows
+        return rows
+
+
+def host_act(act: Callable, policy: Any) -> Callable:
+    """act(memory, observations, key) on numpy arrays, with the policy on the default device."""
+    policy = jax.device_put(policy)
+
+    def on_host(memory, observations, key):
+        memory, actions = act(policy, memory, jnp.asarray(observations), key)
+        return memory, fetch(actions)
+
+    return on_host
+
+
+def summarize(episodes: Any) -> dict[str, float]:
+    """A row of eval.csv: the success rate with its 95 % Wilson interval (where the environment tells), the return."""
+    n = len(episodes.returns)
+    low, high = _mean_interval(episodes.returns)
+    row = {
+        'return': float(np.mean(episodes.returns)),
+        'return_low': low,
+        'return_high': high,
+        'length': float(np.mean(episodes.lengths)),
+        'episodes': n,
+    }
+    if np.isnan(episodes.successes).any():
+        return row
+    wins = int(np.sum(episodes.successes > 0))
+    low, high = stats.wilson(wins, n)
+    return {'success': wins / n, 'success_low': low, 'success_high': high} | row
+
+
+def _mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean by the normal approximation over episodes."""
+    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def _finish(run, driver, learner, config, evaluate, progress, policies, make_env, started) -> Result:
+    """Plot, video, exported policies, summary.json, and what to try next."""
+    metrics = {}
+    for member, row in sorted(evaluate.latest.items()):
+        prefix = '' if driver.members == 1 else f'member_{member}/'
+        for name in ('success', 'return'):
+            if name in row:
+                value, low, high = row[name], row[f'{name}_low'], row[f'{name}_high']
+                metrics[prefix + name] = {'value': value, 'low': low, 'high': high, 'n': row['episodes']}
+    if driver.members > 1 and any('success' in row for row in evaluate.latest.values()):
+        wins = sum(round(row['success'] * row['episodes']) for row in evaluate.latest.values())
+        n = sum(row['episodes'] for row in evaluate.latest.values())
+        low, high = stats.wilson(wins, n)
+        metrics['success'] = {'value': wins / n, 'low': low, 'high': high, 'n': n}
+
+    document = config.to_dict() | {'gym_id': tasks.resolve(config.env).gym_id, 'action_dim': _action_dim(driver)}
+    for member, policy in enumerate(policies):
+        name = 'policy.npz' if driver.members == 1 else f'policy_{member}.npz'
+        checkpoint.export_policy(run.directory / name, policy, document)
+    lines = [f'learning curve: {run.plot_curves()}']
+    if config.video:
+        alive = min(set(range(driver.members)) - set(progress.frozen))
+        lines.append(_film(run, learner, config, policies[alive], make_env))
+    run.finish(
+        metrics,
+        seed=config.seed,
+        steps=config.steps,
+        wall_seconds=time.monotonic() - started,
+        frozen_members=sorted(progress.frozen),
+    )
+    for name in ('success', 'return'):
+        if name in metrics:
+            m = metrics[name]
+            shown = (f'{m[k]:.1%}' if name == 'success' else f'{m[k]:.1f}' for k in ('value', 'low', 'high'))
+            run.say('{}: {} (95 % interval {} to {}, {} episodes)'.format(name, *shown, m['n']))
+    for line in lines:
+        run.say(line)
+    run.say(f'run: {run.directory} (summary.json, metrics.jsonl, eval.csv, policy.npz)')
+    run.say('next: --env=ogbench-scene, --seeds=4, --vary=alpha:10,30,100; see docs/fql.md')
+    return Result(run.directory, metrics)
+
+
+def _film(run, learner, config, policy, make_env) -> str:
+    from core_jax.video import NoRenderer, record_video
+
+    film_env = functools.partial(tasks.make_env, tasks.resolve(config.env).gym_id, render=True)
+    if not isinstance(make_env, functools.partial) or make_env.func is not tasks.make_env:
+        film_env = make_env
+    path = run.directory / 'videos' / f'step_{config.steps}.mp4'
+    try:
+        record_video(
+            film_env,
+            host_act(jax.jit(learner.act), policy),
+            path,
+            memory=learner.memory(1),
+            seed=config.seed,
+            key=jax.random.key(config.seed),
+        )
+        return f'video: {path}'
+    except NoRenderer as error:
+        return f'no video: {error}'
+
+
+# A finished policy
+
+
+class LoadedPolicy:
+    """A trained policy: `policy(observations)` gives actions in [-1, 1]. Built from parameters and config alone."""
+
+    def __init__(self, params: Any, config: dict[str, Any], seed: int = 0):
+        self.config = ml_collections.ConfigDict(config)
+        module = settings.agent_module(config['agent'])
+        self.learner = module.make(self.config, config['action_dim'])
+        self._policy = module.Policy(**params)
+        self._act = jax.jit(self.learner.act)
+        self._key, self._calls, self._memory = jax.random.key(seed), 0, None
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """Actions [A] for an observation [D], or [B, A] for [B, D]."""
+        observations = np.asarray(observations, np.float32)
+        single = observations.ndim == 1
+        batch = observations[None] if single else observations
+        if self._memory is None:
+            self.reset(len(batch))
+        self._calls += 1
+        key = jax.random.fold_in(self._key, self._calls)
+        self._memory, actions = self._act(self._policy, self._memory, batch, key)
+        actions = fetch(actions)
+        return actions[0] if single else actions
+
+    def reset(self, batch_size: int = 1) -> None:
+        """Forgets the episode so far (needed for policies with a memory)."""
+        self._memory = self.learner.memory(batch_size)
+
+
+def load_policy(path: str | pathlib.Path, seed: int = 0) -> LoadedPolicy:
+    """The policy of a finished run's directory, or of an exported .npz file.
+
+    Raises UserError where there is none, or the file is damaged.
+    """
+    path = pathlib.Path(path)
+    params, config = checkpoint.load_policy(path / 'policy.npz' if path.is_dir() else path)
+    config['hidden_dims'] = tuple(config['hidden_dims'])
+    return LoadedPolicy(params, config, seed)
+
+
+# Small things
+
+
+def run(fields: dict[str, Any], **keywords: Any) -> int:
+    """`train` as a program: the exit status, with one line for a run that was stopped."""
+    try:
+        train(fields=fields, **keywords)
+    except loop.Preempted as stopped:
+        return stopped.status
+    except loop.NonFinite as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _default_mesh(members: int) -> dict[str, int]:
+    devices = jax.device_count()
+    return {'population': devices} if members > 1 and members % devices == 0 else {'data': devices}
+
+
+def _new_directory(config) -> pathlib.Path:
+    name = f'{config.agent}-{config.env.replace(":", "-")}-seed{config.seed}'
+    return pathlib.Path('runs') / f'{name}-{time.strftime("%Y%m%d-%H%M%S")}'
+
+
+def _slots(config) -> int | None:
+    """No more environments than episodes; the evaluator's own choice otherwise."""
+    return min(config.eval_episodes, 4) if config.eval_episodes < 8 else None
+
+
+def _layout(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return replay.dataset(rows['observations'], rows['actions'], rows['rewards'], rows['masks'], rows['terminals'])
+
+
+def _action_dim(driver: DeviceDriver) -> int:
+    return driver.source.example['actions'].shape[-1]
+
+
+def _identity(config, numerics: Numerics, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a checkpoint must agree with."""
+    ignored = (*settings.FREE_ON_RESUME, 'log_interval', 'eval_interval', 'save_interval', 'data_dir', 'dataset')
+    fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
+    transitions = int(len(rows['starts']))
+    return {'paper': PAPER, 'numerics': vars(numerics), 'config': fields, 'transitions': transitions}
+
+
+def _announce(run: Run, driver: DeviceDriver, config) -> None:
+    size = driver.bytes_per_device()
+    params = parameter_count(driver.abstract.state.nets.params) // driver.members
+    devices = f'{driver.mesh.devices.size} x {driver.mesh.devices.flat[0].device_kind}'
+    run.say(
+        f'{driver.members} member(s) of {params:,} parameters on {devices}, mesh {describe(driver.mesh)}; each device '
+        f'will hold {size["state"] / 1e6:.1f} MB of state and {size["data"] / 1e6:.1f} MB of data'
+    )
+    run.say(f'training {config.steps:,} updates of {config.batch_size}; compiling the first one ...')
+
+
+def _resume_words(command: str, directory: pathlib.Path) -> list[str]:
+    words = [w for w in shlex.split(command) if w not in ('--overwrite', '--resume')]
+    if not any(w.startswith('--workdir') for w in words):
+        words.append(f'--workdir={directory}')
+    return [*words, '--resume']
