@@ -59,9 +59,11 @@ def topology_devices(name: str) -> list:
         raise unknown('TPU topology', name, TOPOLOGIES)
     if importlib.util.find_spec('libtpu') is None:
         raise UserError("the TPU compiler is not installed: pip install 'tenfold[tpu-check]'")
-    # Read when libtpu is loaded, here: ask no metadata server, and there is one host, this one.
+    # Read when libtpu is loaded, here: ask no metadata server; there is one host, this one; and no chip is opened, so
+    # the lock that keeps a second process from loading libtpu guards nothing.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     from jax.experimental import topologies
 
     return list(topologies.get_topology_desc(platform='tpu', topology_name=name).devices)
@@ -235,8 +237,8 @@ def main(
 ) -> int:
     """The command of a paper package: every program on every slice; prints the table, writes it as JSON.
 
-    module: the package's module, which is called again for each compilation, one at a time: libtpu serves one process
-    at a time, keeps what it allocated, and can end the process.
+    module: the package's module, which is called again for each compilation, one after the other: libtpu keeps what it
+    allocated, and what it refuses can end the process.
     programs: name -> function of the slice's devices.
     about: what one call of them is, for the readers of the table.
     Returns 1 when anything failed, otherwise 0.

@@ -26,18 +26,19 @@ def load_npz(path: str | os.PathLike, ranks: Mapping[str, int | None] | None = N
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f'{path} is not an npz file but a single array')
+        with open(path, 'rb') as stream, zipfile.ZipFile(stream) as archive:
             arrays = {}
-            for key in file.files:
-                try:
-                    arrays[key] = file[key]
-                except ValueError as error:  # numpy's way of refusing object arrays and damaged headers
-                    raise UserError(f'{path}: cannot read {key!r}: {error}') from error
+            for member in archive.namelist():
+                key = member.removesuffix('.npy')
+                with archive.open(member) as content:
+                    try:
+                        arrays[key] = np.lib.format.read_array(content, allow_pickle=False)
+                    except ValueError as error:  # numpy's way of refusing objects and what is no array
+                        raise UserError(f'{path}: cannot read {key!r}: {error}') from error
+                    content.read(1)  # only at the end is the checksum compared
     except FileNotFoundError as error:
         raise UserError(f'there is no dataset {path}') from error
-    except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f'{path} is no npz file, or a damaged one ({error})') from error
     check_arrays(arrays, path, ranks)
     return arrays
@@ -73,7 +74,7 @@ def save_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], *, compr
     Raises OSError where it cannot be written; nothing is then left behind, and what was at `path` stays.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + '.tmp')
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # two processes may be writing the same file
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     try:
         with open(temporary, 'wb') as file:

@@ -1,30 +1,36 @@
 """What runs inside an evaluation worker: a process that owns some environments, steps them, and never imports jax.
 
-Two messages, over one pipe. The parent sends a list of orders (slot, seed, action): with a seed the slot's environment
-is reset, without one it takes the action. The worker answers with a list of Outcome in the same order, or with one
-Failure, after which it is gone. The pipe is also the leash: it closes when the parent dies, and then the worker leaves.
+Orders and outcomes lie in memory that the worker shares with its parent, one record a slot. The pipe between them
+carries the rest: first the worker says what its spaces are and gets the shared memory; from then on the number of a
+group of slots means "carry out that group's orders", and an empty message means "done". A Failure instead of either is
+the worker's last word. The pipe is also the leash: it closes when the parent dies, and then the worker leaves.
 """
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import os
 import traceback
 import warnings
-from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
+from collections.abc import Callable, Iterator
+from multiprocessing.reduction import ForkingPickler, recv_handle
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from core_jax.errors import UserError
 
+# What an order's `seed` says where it is none (a seed, at least 0, means: reset with it).
+STEP, IDLE = -1, -2
 
-class Outcome(NamedTuple):
-    """What a reset or a step gave. observation: float32; success: info['success'], NaN where there is none."""
 
-    observation: np.ndarray
-    reward: float = 0.0
-    done: bool = False
-    success: float = float('nan')
+class Spaces(NamedTuple):
+    """What the parent must know of an environment. low, high: bounds of an action, float32."""
+
+    observation_shape: tuple[int, ...]
+    low: np.ndarray
+    high: np.ndarray
 
 
 class Failure(NamedTuple):
@@ -34,72 +40,113 @@ class Failure(NamedTuple):
     user: bool
 
 
+def records(spaces: Spaces, slots: int) -> tuple[np.dtype, np.dtype, int]:
+    """The records (order, outcome) of one slot, and the bytes that all slots take: first all orders, then all outcomes.
+
+    order: seed (or STEP, IDLE), action; outcome: reward, success (NaN where there is none), done, observation.
+    """
+    order = np.dtype([('seed', np.int64), ('action', np.float32, spaces.low.shape)], align=True)
+    outcome = np.dtype(
+        [
+            ('reward', np.float64),
+            ('success', np.float64),
+            ('done', np.bool_),
+            ('observation', np.float32, spaces.observation_shape),
+        ],
+        align=True,
+    )
+    return order, outcome, slots * (order.itemsize + outcome.itemsize)
+
+
+def share(memory: mmap.mmap, spaces: Spaces, slots: int) -> tuple[np.ndarray, np.ndarray]:
+    """(orders [slots], outcomes [slots]) that live in `memory`."""
+    order, outcome, _ = records(spaces, slots)
+    orders = np.frombuffer(memory, order, slots)
+    return orders, np.frombuffer(memory, outcome, slots, offset=orders.nbytes)
+
+
 class Slot:
-    """One environment. Raises UserError where it is none that can be batched."""
+    """One environment. Raises UserError where its observations or actions are no Box."""
 
     def __init__(self, make_env: Callable[[], Any]):
-        from gymnasium import spaces
+        from gymnasium.spaces import Box
 
         self.env = make_env()
         for name in ('observation_space', 'action_space'):
             space = getattr(self.env, name, None)
-            if not isinstance(space, spaces.Box):
-                raise UserError(f'{self.env} has {name} {space}; only Box can be batched here: wrap the environment')
+            if not isinstance(space, Box):
+                raise UserError(f'{name} of {self.env} is {space}; a roll-out needs a Box: wrap the environment')
         self.space = self.env.action_space  # kept: some environments make a new one at every look
 
-    def reset(self, seed: int) -> Outcome:
-        """Starts an episode; `seed` goes to the environment and to its action space, from which some resets draw."""
-        self.space.seed(seed)
-        observation, _ = self.env.reset(seed=seed)
-        return Outcome(np.asarray(observation, np.float32))
+    def spaces(self) -> Spaces:
+        shape = self.env.observation_space.shape
+        return Spaces(shape, self.space.low.astype(np.float32), self.space.high.astype(np.float32))
 
-    def step(self, action: np.ndarray) -> Outcome:
-        """One step with `action` clipped to the bounds of the action space and cast to its dtype."""
-        action = np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        success = float(info.get('success', np.nan))
-        return Outcome(np.asarray(observation, np.float32), float(reward), bool(terminated or truncated), success)
+    def reset(self, seed: int) -> np.ndarray:
+        """The first observation. The action space is seeded too: some environments draw from it at a reset."""
+        self.space.seed(seed)
+        return self.env.reset(seed=seed)[0]
+
+    def step(self, action: np.ndarray) -> tuple[float, float, bool, np.ndarray]:
+        """An `outcome` record; `action` is float32 and within the bounds."""
+        observation, reward, terminated, truncated, info = self.env.step(action.astype(self.space.dtype))
+        return reward, info.get('success', np.nan), terminated or truncated, observation
+
+
+def serve(connection: Any, payload: bytes, groups: list[list[int]], slots: int) -> None:
+    """Owns the slots `groups[g]` of every group g (of `slots` in all) until the parent closes the pipe.
+
+    The environments are built one after the other until the first orders come, so that the parent can compile and
+    train in the meantime; those that are still missing then are built when an order names their slot.
+    """
+    built: dict[int, Slot] = {}
+    unbuilt = sorted(slot for group in groups for slot in group)
+
+    with last_words(connection):
+        try:
+            make_env = load_factory(payload)
+            first = Slot(make_env)
+            built[unbuilt.pop(0)] = first
+            connection.send(first.spaces())
+            while unbuilt and not connection.poll():
+                built[unbuilt.pop(0)] = Slot(make_env)
+            handle = recv_handle(connection)
+            orders, outcomes = share(mmap.mmap(handle, 0), first.spaces(), slots)
+            os.close(handle)
+            while True:
+                group = groups[connection.recv_bytes()[0]]
+                for slot, (seed, action) in zip(group, orders[group], strict=True):
+                    if seed == IDLE:
+                        continue
+                    if slot in unbuilt:
+                        unbuilt.remove(slot)
+                        built[slot] = Slot(make_env)
+                    if seed == STEP:
+                        outcomes[slot] = built[slot].step(action)
+                    else:
+                        outcomes['observation'][slot] = built[slot].reset(int(seed))
+                connection.send_bytes(b'')
+        finally:
+            for slot in built.values():
+                slot.env.close()
 
 
 def load_factory(payload: bytes) -> Callable[[], Any]:
     """The environment factory that the parent sent. Raises UserError where this process cannot import it."""
+    # mujoco imports glfw, which says on every headless machine that there is no display.
+    warnings.filterwarnings('ignore', module='glfw')
     try:
         return ForkingPickler.loads(payload)
     except (ImportError, AttributeError) as error:
         raise UserError(f'a worker cannot import the environment factory ({error}); define it in a module') from error
 
 
-def serve(connection: Any, payload: bytes, numbers: list[int]) -> None:
-    """Builds the environments of the slots `numbers` and obeys orders until the parent closes the pipe.
-
-    They are built in this order while there is nothing else to do, so that the parent can compile and train in the
-    meantime; an order for a slot that is not built yet builds it first.
-    """
-    # mujoco imports glfw, which says on every headless machine that there is no display.
-    warnings.filterwarnings('ignore', module='glfw')
-    slots: dict[int, Slot] = {}
+@contextlib.contextmanager
+def last_words(connection: Any) -> Iterator[None]:
+    """Sends the parent whatever ends this block; a parent that is gone, or has closed the pipe, is no error."""
     try:
-        make_env = load_factory(payload)
-        while True:
-            for number in numbers:
-                if number not in slots and not connection.poll():
-                    slots[number] = Slot(make_env)
-            try:
-                orders = connection.recv()
-            except (EOFError, ConnectionError):
-                return
-            outcomes = []
-            for number, seed, action in orders:
-                if number not in slots:
-                    slots[number] = Slot(make_env)
-                outcomes.append(slots[number].step(action) if seed is None else slots[number].reset(seed))
-            connection.send(outcomes)
-    except BrokenPipeError:
-        pass  # the parent died while we worked
-    except UserError as error:
-        connection.send(Failure(str(error), user=True))
-    except Exception:
-        connection.send(Failure(traceback.format_exc(), user=False))
-    finally:
-        for slot in slots.values():
-            slot.env.close()
+        yield
+    except Exception as error:
+        user = isinstance(error, UserError)
+        with contextlib.suppress(ConnectionError):
+            connection.send(Failure(str(error) if user else traceback.format_exc(), user))

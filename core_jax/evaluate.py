@@ -7,6 +7,7 @@ takes the next episode as it falls free, so the outcome depends on the seed, the
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.env_worker import Outcome, serve
+from core_jax.env_worker import IDLE, STEP, Spaces, records, serve, share
+from core_jax.errors import UserError
 from core_jax.loop import Interrupted
-from core_jax.worker_process import WorkerProcess
+from core_jax.worker_process import WorkerError, WorkerProcess
 
 # act(memory, observations [B, ...] float32, key) -> (memory, actions [B, A] numpy)
 Act = Callable[[Any, np.ndarray, jax.Array], tuple[Any, np.ndarray]]
@@ -53,17 +55,21 @@ class Evaluator:
         envs = envs or 4 * workers
         groups = min(envs, 2)
         self.batch_size = -(-envs // groups)
-        numbers = np.arange(groups * self.batch_size)
+        self.slots = groups * self.batch_size
+        self._parts = [slice(g * self.batch_size, (g + 1) * self.batch_size) for g in range(groups)]
+        workers = min(workers, self.slots)
         # Slot n lives in worker n % workers: each has its share of both groups.
-        workers = min(workers, len(numbers))
-        self._workers = [WorkerProcess(serve, make_env, numbers[i::workers].tolist()) for i in range(workers)]
-        self._groups = [_Group(part) for part in np.split(numbers, groups)]
+        numbers = np.arange(self.slots)
+        self._slots_of = [
+            [[n for n in numbers[part].tolist() if n % workers == i] for i in range(workers)] for part in self._parts
+        ]
+        self._workers = [
+            WorkerProcess(serve, make_env, [part[i] for part in self._slots_of], self.slots) for i in range(workers)
+        ]
+        self._spaces: list[Spaces] = []  # what the workers said when they had built their first environment
+        self._owed: list[list[WorkerProcess]] = [[] for _ in self._parts]  # by group: who has not answered a signal yet
+        self._orders = self._outcomes = None
         self._fold_in = jax.jit(jax.random.fold_in)
-
-    @property
-    def slots(self) -> int:
-        """Environments in all; `act` sees `batch_size` of them at a time."""
-        return sum(len(group.numbers) for group in self._groups)
 
     def run(
         self,
@@ -89,50 +95,73 @@ class Evaluator:
         """
         if not self._workers:
             raise RuntimeError('the evaluator is closed')
+        self._settle(should_stop)
         result = Episodes(np.zeros(episodes), np.zeros(episodes, np.int64), np.full(episodes, np.nan))
         queue = iter([(i, episode_seed(seed, i)) for i in range(episodes)])
-        for group in self._groups:
-            self._receive(group, should_stop)  # what an interrupted run left behind
-        for group in self._groups:
-            group.begin(memory, queue)
-            self._send(group)
+        groups = [_Group(self._orders[part], self._outcomes[part], memory) for part in self._parts]
+        for g, group in enumerate(groups):
+            for row in range(self.batch_size):
+                group.take(row, queue)
+            self._signal(g)
         calls = 0
-        while any(group.asked for group in self._groups):
-            for group in self._groups:
+        while any(self._owed):
+            for g, group in enumerate(groups):
                 if should_stop():
                     raise Interrupted
-                for row, outcome in self._receive(group, should_stop):
-                    group.record(row, outcome, result, queue)
+                if not self._owed[g]:
+                    continue
+                self._collect(g, should_stop)
+                group.note(result, queue)
                 if group.needs_actions():
-                    group.act(act, self._fold_in(key, np.uint32(calls)))
+                    memory, actions = act(
+                        group.recall(), group.outcomes['observation'].copy(), self._fold_in(key, np.uint32(calls))
+                    )
+                    group.order(memory, np.clip(actions, self._spaces[0].low, self._spaces[0].high))
                     calls += 1
-                self._send(group)
+                self._signal(g)
         return result
 
-    def _send(self, group: _Group) -> None:
-        """Gives every worker its orders for the slots of this group that have an episode."""
-        count = len(self._workers)
-        for i, worker in enumerate(self._workers):
-            rows = [row for row, number in enumerate(group.numbers) if number % count == i and group.busy(row)]
-            if rows:
-                worker.send([group.order(row) for row in rows])
-                group.asked.append((worker, rows))
+    def _settle(self, should_stop: Callable[[], bool]) -> None:
+        """Meets the workers, the first time; hears the answers that they still owe to an interrupted run."""
+        while len(self._spaces) < len(self._workers):
+            self._spaces.append(self._receive(self._workers[len(self._spaces)], should_stop))
+        if self._orders is None:
+            self._orders, self._outcomes = self._share_memory(self._spaces[0])
+        for g in range(len(self._parts)):
+            self._collect(g, should_stop)
 
-    def _receive(self, group: _Group, should_stop: Callable[[], bool]) -> list[tuple[int, Outcome]]:
-        """The answers to `_send`, by row of the group. A worker answers in the order in which it was asked."""
-        answers = []
-        while group.asked:
-            worker, rows = group.asked[0]
-            while not worker.poll(0.1):
-                if should_stop():
-                    raise Interrupted
-            try:
-                answers += zip(rows, worker.receive(), strict=True)
-            except Exception:
-                self.close()
-                raise
-            group.asked.pop(0)
-        return answers
+    def _share_memory(self, spaces: Spaces) -> tuple[np.ndarray, np.ndarray]:
+        """Memory without a name, so that nothing is left behind however we die; the workers get it by its handle."""
+        with open(os.memfd_create('slots'), 'w+b') as file:
+            size = records(spaces, self.slots)[-1]
+            file.truncate(size)
+            for worker in self._workers:
+                worker.lend(file.fileno())
+            return share(mmap.mmap(file.fileno(), size), spaces, self.slots)
+
+    def _signal(self, g: int) -> None:
+        """Has every worker carry out its part of this group's orders, where it has any."""
+        seeds = self._orders['seed']
+        for worker, slots in zip(self._workers, self._slots_of[g], strict=True):
+            if (seeds[slots] != IDLE).any():
+                worker.signal(bytes([g]))
+                self._owed[g].append(worker)
+
+    def _collect(self, g: int, should_stop: Callable[[], bool]) -> None:
+        """Waits until the workers have carried out the orders of group g. Each answers in the order of its signals."""
+        while self._owed[g]:
+            self._receive(self._owed[g][0], should_stop)
+            self._owed[g].pop(0)
+
+    def _receive(self, worker: WorkerProcess, should_stop: Callable[[], bool]) -> Any:
+        while not worker.wait(0.1):
+            if should_stop():
+                raise Interrupted
+        try:
+            return worker.receive()
+        except (WorkerError, UserError):
+            self.close()
+            raise
 
     def close(self) -> None:
         """Ends the worker processes and waits until they are gone."""
@@ -150,60 +179,44 @@ class Evaluator:
 
 
 class _Group:
-    """The slots that act together: what each is doing, in rows of length B."""
+    """The slots that act together, and which episode each is in. Every array has a leading axis B, a row a slot."""
 
-    def __init__(self, numbers: np.ndarray):
-        self.numbers = numbers.tolist()
-        self.asked: list[tuple[WorkerProcess, list[int]]] = []  # who owes an answer, and for which rows
-        self.observations: np.ndarray | None = None
-
-    def begin(self, memory: Any, queue: Iterator[tuple[int, int]]) -> None:
-        """Forgets the run before this one and takes the first episodes."""
+    def __init__(self, orders: np.ndarray, outcomes: np.ndarray, memory: Any):
+        self.orders, self.outcomes = orders, outcomes  # views of the shared memory
         self.memory = self.initial = memory
-        self.restarted = np.zeros(len(self.numbers), bool)  # rows whose episode began since the last act
-        self.episodes: list[int | None] = [None] * len(self.numbers)
-        self.seeds: list[int | None] = [None] * len(self.numbers)  # set where the next order is a reset
-        self.actions: np.ndarray | None = None
-        for row in range(len(self.numbers)):
-            self.take(row, queue)
+        self.fresh = np.zeros(len(orders), bool)  # rows whose episode began since the last action
+        self.episodes = np.full(len(orders), -1)
 
     def take(self, row: int, queue: Iterator[tuple[int, int]]) -> None:
-        self.episodes[row], self.seeds[row] = next(queue, (None, None))
+        """Gives the row the next episode, or nothing to do where there is none left."""
+        self.episodes[row], self.orders['seed'][row] = next(queue, (-1, IDLE))
 
-    def busy(self, row: int) -> bool:
-        return self.episodes[row] is not None
-
-    def order(self, row: int) -> tuple[int, int | None, np.ndarray | None]:
-        """(slot, seed, action) for `env_worker.serve`: a reset where there is a seed, else a step."""
-        seed = self.seeds[row]
-        return self.numbers[row], seed, None if seed is not None else self.actions[row]
-
-    def record(self, row: int, outcome: Outcome, result: Episodes, queue: Iterator[tuple[int, int]]) -> None:
-        """Notes the outcome of a row's last order; where that ended its episode, takes the next one."""
-        if self.observations is None:
-            self.observations = np.zeros((len(self.numbers), *outcome.observation.shape), np.float32)
-        self.observations[row] = outcome.observation
-        if self.seeds[row] is not None:
-            self.seeds[row], self.restarted[row] = None, True
-            return
-        episode = self.episodes[row]
-        result.returns[episode] += outcome.reward
-        result.lengths[episode] += 1
-        if outcome.done:
-            result.successes[episode] = outcome.success
+    def note(self, result: Episodes, queue: Iterator[tuple[int, int]]) -> None:
+        """Adds up what the last orders gave; rows whose episode ended take another."""
+        seeds = self.orders['seed']
+        stepped = np.flatnonzero(seeds == STEP)
+        self.fresh |= seeds >= 0
+        seeds[seeds >= 0] = STEP
+        episodes = self.episodes[stepped]
+        result.returns[episodes] += self.outcomes['reward'][stepped]
+        result.lengths[episodes] += 1
+        for row in stepped[self.outcomes['done'][stepped]]:
+            result.successes[self.episodes[row]] = self.outcomes['success'][row]
             self.take(row, queue)
 
     def needs_actions(self) -> bool:
-        return any(self.busy(row) and self.seeds[row] is None for row in range(len(self.numbers)))
+        return bool((self.orders['seed'] == STEP).any())
 
-    def act(self, act: Act, key: jax.Array) -> None:
-        """One batched call, in which the memory of rows with a new episode is the initial one."""
-        if self.restarted.any() and self.memory is not self.initial:
-            self.memory = _restart(self.memory, self.initial, self.restarted)
-        self.restarted[:] = False
-        # A copy: the memory may keep the array, and jax may share its buffer.
-        self.memory, actions = act(self.memory, self.observations.copy(), key)
-        self.actions = np.asarray(actions)
+    def recall(self) -> Any:
+        """The memory to act with, in which the rows of fresh episodes are the initial ones."""
+        if self.fresh.any() and self.memory is not self.initial:
+            self.memory = _restart(self.memory, self.initial, self.fresh)
+        self.fresh[:] = False
+        return self.memory
+
+    def order(self, memory: Any, actions: np.ndarray) -> None:
+        self.memory = memory
+        self.orders['action'] = actions
 
 
 def episode_seed(seed: int, episode: int) -> int:

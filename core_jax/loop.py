@@ -114,18 +114,19 @@ def train(
     checkpoints: Any,  # core_jax.checkpoint.Checkpoints
     schedule: Schedule,
     *,
+    resume: bool = False,
     evaluate: Evaluate | None = None,
     resume_command: str = '',
     signals: Signals,
     profile: pathlib.Path | None = None,
 ) -> Progress:
-    """Trains to `schedule.steps`, from the newest good checkpoint of `run` if it was resumed.
+    """Trains to `schedule.steps`, with `resume` from the newest good checkpoint where there is one.
 
     profile: where to write a trace of some updates after the first log point.
 
     Raises Preempted after a signal (saved), NonFinite when no member is left (metrics on disk, nothing saved since).
     """
-    progress = _restore(driver, run, checkpoints)
+    progress = _restore(driver, run, checkpoints, resume)
     started = time.monotonic() - progress.wall_seconds
     pace = _Pace(driver)
 
@@ -167,7 +168,7 @@ def train(
         progress.evaluated = driver.updates
         pace.restart()
 
-    saved = driver.updates if run.resumed else -1
+    saved = driver.updates if driver.updates else -1
     while True:
         step = driver.updates
         stop_if_asked()
@@ -238,11 +239,11 @@ class _Pace:
         return rate
 
 
-def _restore(driver: DeviceDriver, run: Any, checkpoints: Any) -> Progress:
+def _restore(driver: DeviceDriver, run: Any, checkpoints: Any, resume: bool) -> Progress:
     """1. the newest good checkpoint of this run; 2. a fresh start."""
-    found = checkpoints.restore(driver.target()) if run.resumed else None
+    found = checkpoints.restore(driver.target()) if resume else None
     if found is None:
-        if run.resumed:
+        if resume:
             run.say('no checkpoint yet: starting from the beginning')
             run.cut(0)
         driver.initialize()

@@ -99,16 +99,14 @@ class Run:
         run, where another process writes it, and where it cannot be written.
         """
         directory = pathlib.Path(directory)
-        if resume and overwrite:
-            raise UserError('--resume continues a run and --overwrite starts over: give one of them, not both')
+        Run.check(directory, resume=resume, overwrite=overwrite)
         if not writer:
             return _SilentRun(directory, config, paper, command, resume and Run.saved_config(directory) is not None)
         chosen = trackers.choose(tensorboard=tensorboard, wandb=wandb)
         lock = _lock(directory)
         try:
+            Run.check(directory, resume=resume, overwrite=overwrite)  # once more, now that nobody else writes here
             found = Run.saved_config(directory)
-            if found is not None and not (resume or overwrite):
-                raise UserError(f'{directory} holds a run; continue it with --resume or start over with --overwrite')
             # W&B may refuse to start: before anything is removed.
             resumed = found is not None and resume
             started = [make(directory, paper, config, resumed) for make in chosen]
@@ -120,6 +118,14 @@ class Run:
         except BaseException:
             lock.close()  # the traceback would keep the lock alive
             raise
+
+    @staticmethod
+    def check(directory: str | os.PathLike, *, resume: bool, overwrite: bool) -> None:
+        """Raises UserError where the flags do not suit what is in `directory`; touches nothing."""
+        if resume and overwrite:
+            raise UserError('--resume continues a run and --overwrite starts over: give one of them, not both')
+        if not (resume or overwrite) and Run.saved_config(directory) is not None:
+            raise UserError(f'{directory} holds a run; continue it with --resume or start over with --overwrite')
 
     @staticmethod
     def saved_config(directory: str | os.PathLike) -> dict | None:

@@ -83,4 +83,4 @@ def step_key(state: PyTree) -> jax.Array:
 
 def global_norm(tree: PyTree) -> jax.Array:
     """The 2-norm of all leaves taken as one vector (the released FQL code logs the sum of leaf norms instead)."""
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(tree)))
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))

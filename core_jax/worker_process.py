@@ -6,12 +6,13 @@ import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
+import select
 import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
-from multiprocessing.reduction import ForkingPickler
+from multiprocessing.reduction import ForkingPickler, send_handle
 from typing import Any
 
 from core_jax.env_worker import Failure
@@ -47,6 +48,8 @@ class WorkerProcess:
         with _clean_start(needs_main=b'__main__' in payload):
             self._process.start()
         theirs.close()
+        self._poller = select.poll()
+        self._poller.register(self._connection.fileno(), select.POLLIN)
         # Runs at garbage collection and, thanks to the priority, before multiprocessing joins its children at exit.
         self._end = multiprocessing.util.Finalize(self, _end, (self._connection, self._process), exitpriority=10)
 
@@ -55,25 +58,34 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Any) -> None:
-        try:
+        """Sends any object, for the worker's connection.recv()."""
+        with contextlib.suppress(ConnectionError):  # what it said last, or how it died, is for receive() to tell
             self._connection.send(message)
-        except ConnectionError:
-            pass  # what it said last, or how it died, is for receive() to tell
 
-    def poll(self, seconds: float) -> bool:
+    def signal(self, message: bytes) -> None:
+        """Sends bare bytes, for the worker's connection.recv_bytes()."""
+        with contextlib.suppress(ConnectionError):
+            self._connection.send_bytes(message)
+
+    def lend(self, handle: int) -> None:
+        """Sends an open file, for the worker's recv_handle(connection)."""
+        with contextlib.suppress(ConnectionError):
+            send_handle(self._connection, handle, self.pid)
+
+    def wait(self, seconds: float) -> bool:
         """Whether `receive` has something to give, or to raise, within `seconds`."""
-        return self._connection.poll(seconds)
+        return bool(self._poller.poll(1000 * seconds))
 
     def receive(self) -> Any:
-        """The next message. Raises WorkerError or UserError where the worker failed or is gone."""
+        """The next message, None where it is empty. Raises WorkerError or UserError where the worker failed or died."""
         try:
-            message = self._connection.recv()
+            message = self._connection.recv_bytes()
         except (EOFError, ConnectionError):
             self._process.join(5)
-            status = self._process.exitcode
-            raise WorkerError(
-                f'an environment worker died (exit status {status}); a negative status is the signal that killed it'
-            ) from None
+            raise WorkerError(f'an environment worker died: {_describe(self._process.exitcode)}') from None
+        if not message:
+            return None
+        message = ForkingPickler.loads(message)
         if isinstance(message, Failure):
             raise UserError(message.text) if message.user else WorkerError(f'in a worker:\n{message.text}')
         return message
@@ -85,6 +97,12 @@ class WorkerProcess:
     def close(self) -> None:
         """Ends the process, by force where it is busy for longer than 2 seconds."""
         self._end()
+
+
+def _describe(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f'killed by {signal.Signals(-status).name}'
+    return f'exit status {status}; its own words are above'
 
 
 def _end(connection: Any, process: Any) -> None:

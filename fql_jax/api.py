@@ -33,7 +33,7 @@ from core_jax.mesh import describe, fetch, initialize_distributed, make_mesh
 from core_jax.networks import parameter_count
 from core_jax.runs import Run
 from core_jax.state import Learner
-from fql_jax import data, settings, tasks
+from fql_jax import collect, data, settings, tasks
 
 PAPER = 'fql'
 
@@ -86,67 +86,90 @@ def train(
         fields['dataset'] = dataset
     if resume and not workdir:
         raise UserError('--resume needs --workdir: the run to go on with')
+    if workdir:
+        Run.check(workdir, resume=resume, overwrite=overwrite)
     saved = Run.saved_config(workdir) if resume else None
     config = settings.for_resume(saved['config'], fields) if saved else settings.resolve(fields, preset, debug)
     task = tasks.resolve(config.env)
     initialize_distributed()
     first = jax.process_index() == 0
+    say = print if first else _silent
     numerics = Numerics.resolve(**(saved['numerics'] if saved else config.numerics.to_dict()))
     seeds, varied = settings.members(config)
     mesh = make_mesh(config.mesh or _default_mesh(len(seeds)))
+    started = time.monotonic()
+    say(f'{config.agent} on {config.env} ({task.gym_id}), seed {config.seed}')
+    if preset is None and not saved and not debug:
+        say("settings: small, for a CPU; the paper's are in configs/fql/")
+
+    # Everything that can be wrong with the input is found before the run directory is touched.
+    signals = loop.Signals()
+    with signals:
+        rows = data.from_arrays(dataset) if isinstance(dataset, dict) else _load(task, config, say, signals)
+    driver, learner = build(config, rows, mesh=mesh, numerics=numerics, seeds=seeds, hparams=varied)
+    directory = pathlib.Path(workdir or _new_directory(config))
     command = shlex.join(command or ['python', '-m', 'fql_jax.main', f'--env={config.env}'])
 
-    run = Run.open(
-        workdir or _new_directory(config),
-        config.to_dict(),
-        paper=PAPER,
-        command=command,
-        numerics=vars(numerics),
-        resume=resume,
-        overwrite=overwrite,
-        writer=first,
-        tensorboard=tensorboard,
-        wandb=wandb,
-    )
     with contextlib.ExitStack() as stack:
+        run = Run.open(
+            directory,
+            config.to_dict(),
+            paper=PAPER,
+            command=command,
+            numerics=vars(numerics),
+            resume=resume,
+            overwrite=overwrite,
+            writer=first,
+            tensorboard=tensorboard,
+            wandb=wandb,
+        )
         stack.callback(run.close)
-        signals = stack.enter_context(loop.Signals())
-        started = time.monotonic()
-        run.say(f'{config.agent} on {config.env} ({task.gym_id}), seed {config.seed}, in {run.directory}')
-        if preset is None and not saved and not debug:
-            run.say("settings: small, for a CPU; the paper's are in configs/fql/")
-
-        if isinstance(dataset, dict):
-            rows = data.from_arrays(dataset)
-        else:
-            rows = data.load_dataset(task, config, run.say)
+        run.say(f'run directory: {directory}')
+        stack.enter_context(signals)
         evaluator = None
         if first:
             make_env = make_env or functools.partial(tasks.make_env, task.gym_id)
-            slots = _slots(config)
-            evaluator = stack.enter_context(Evaluator(make_env, workers=config.workers or None, envs=slots))
-
-        driver, learner = build(config, rows, mesh=mesh, numerics=numerics, seeds=seeds, hparams=varied)
-        _announce(run, driver, config)
-        driver.bind(replay.place_dataset(_layout(rows), mesh))
-
-        checkpoints = checkpoint.Checkpoints(run.directory / 'checkpoints', metadata=_identity(config, numerics, rows))
-        resume_command = shlex.join(_resume_words(command, run.directory))
+            workers = config.workers or None
+            evaluator = stack.enter_context(Evaluator(make_env, workers=workers, envs=_slots(config)))
         evaluate = Evaluation(learner, evaluator, config, seeds)
+
+        _announce(run, driver, config)
+        driver.bind(replay.place_dataset(layout(rows), mesh))
         progress = loop.train(
             driver,
             run,
-            checkpoints,
+            checkpoint.Checkpoints(directory / 'checkpoints', metadata=_identity(config, numerics, rows)),
             loop.Schedule(config.steps, config.log_interval, config.eval_interval, config.save_interval),
+            resume=resume,
             evaluate=evaluate,
-            resume_command=resume_command,
+            resume_command=shlex.join(_resume_words(command, directory)),
             signals=signals,
-            profile=run.directory / 'profile' if profile else None,
+            profile=directory / 'profile' if profile else None,
         )
         policies = driver.policies()  # all processes together
         if not first:
-            return Result(run.directory, {})
+            return Result(directory, {})
         return _finish(run, driver, learner, config, evaluate, progress, policies, make_env, started)
+
+
+def _load(task: tasks.Task, config, say: Callable[[str], None], signals: loop.Signals) -> dict[str, np.ndarray]:
+    """The data set; where several processes share a disk, the first one finds or collects it for all."""
+    try:
+        if jax.process_index() == 0:
+            rows = data.load_dataset(task, config, say, lambda: signals.number > 0)
+        if jax.process_count() == 1:
+            return rows
+    except collect.Interrupted:
+        say('stopped while collecting; the same command goes on where this one stopped')
+        raise loop.Preempted(signals.number) from None
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices('the data set is there')
+    return data.load_dataset(task, config, _silent)
+
+
+def _silent(text: str) -> None:
+    """Where the first process speaks for all."""
 
 
 def build(
@@ -160,7 +183,7 @@ def build(
 ) -> tuple[DeviceDriver, Learner]:
     """The learner on the device driver; the data are still to be bound. Only the shapes of `rows` are used."""
     learner = settings.agent_module(config.agent).make(config, rows['actions'].shape[-1])
-    source = sources.offline(replay.dataset_spec(_layout(rows), mesh), config.batch_size)
+    source = sources.offline(replay.dataset_spec(layout(rows), mesh), config.batch_size)
     return DeviceDriver(
         learner, source, mesh=mesh, seeds=seeds, hparams=hparams, numerics=numerics, rules=RULES
     ), learner
@@ -363,7 +386,8 @@ def _slots(config) -> int | None:
     return min(config.eval_episodes, 4) if config.eval_episodes < 8 else None
 
 
-def _layout(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def layout(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The device layout of the rows that `fql_jax.data` gives."""
     return replay.dataset(rows['observations'], rows['actions'], rows['rewards'], rows['masks'], rows['terminals'])
 
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from core_jax.errors import UserError, exit_on_user_error, unknown
+from core_jax.errors import UserError, exit_on_user_error
 from core_jax.files import differences, write_json_atomic
 from fql_jax import tasks
 
@@ -36,6 +36,9 @@ SERVE = 'from fql_jax.collect import serve; serve()'
 
 class Interrupted(UserError):
     """Collecting was stopped; what is there is kept."""
+
+    def __init__(self):
+        super().__init__('interrupted; the same command goes on from here')
 
 
 def default_name(task: tasks.Task, kind: str, episodes: int, length: int, seed: int) -> str:
@@ -84,13 +87,7 @@ def collect(
     ):
         if value < least:
             raise UserError(f'{name} must be at least {least}, not {value}')
-    offered = oracles.collectable(task)
-    if kind not in offered:
-        if not offered:
-            raise UserError(
-                f'data of {task.environment} cannot be collected here: it takes a trained expert or a renderer'
-            )
-        raise unknown(f'kind of data for {task.environment}', kind, offered)
+    oracles.check(task, kind)
     out = Path(out).expanduser().absolute()
     if out.suffix != '.npz':
         raise UserError(f'--out must end in .npz, not {str(out)!r}')
@@ -104,8 +101,10 @@ def collect(
         'versions': {name: importlib.metadata.version(name) for name in ('ogbench', 'mujoco', 'numpy', 'gymnasium')},
     }
     with _disk_errors(out), _claim(out, settings) as parts:
-        if out.exists() and _rows(out) == episodes * (length + 1):
-            return out  # the process that made it was killed before it could remove the parts
+        if out.exists():  # the process that made it was killed before it could remove the parts
+            if _rows(out) != episodes * (length + 1):
+                raise UserError(f'{out} exists, with another number of episodes; remove it or choose another --out')
+            return out
         missing = [index for index in range(episodes + val_episodes) if not _is_whole(parts, index)]
         with contextlib.closing(_Progress(episodes + val_episodes, len(missing), length + 1, progress)) as bar:
             _collect_missing(settings, parts, missing, workers, bar, should_stop)
@@ -190,7 +189,9 @@ def _merge(parts: Path, indices: range, out: Path) -> None:
     from core_jax.datasets import load_npz, save_npz
 
     episodes = [load_npz(_part(parts, index)) for index in indices]
-    save_npz(out, {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]})
+    merged = parts / 'merged.npz'  # what a kill leaves half written goes with the parts
+    save_npz(merged, {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]})
+    os.replace(merged, out)
 
 
 def _collect_missing(
@@ -217,9 +218,9 @@ def _collect_missing(
                 future.result()
         except KeyboardInterrupt:
             stop.set()
-            raise Interrupted('interrupted; the same command goes on from here') from None
+            raise Interrupted from None
     if next(pending, None) is not None:
-        raise Interrupted('interrupted; the same command goes on from here')
+        raise Interrupted
 
 
 def _drive(settings: dict, parts: Path, take, bar: _Progress) -> None:

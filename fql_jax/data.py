@@ -62,7 +62,7 @@ def _find(task: tasks.Task, config, say: Callable[[str], None], should_stop: Cal
     """The local, official or collected file of the wanted kind and size."""
     kind, home = config.data_kind or task.kind, directory(config.data_dir)
     if task.family == 'gymnasium':
-        raise UserError(f'{task.gym_id} has no data of its own: give --config.dataset=FILE.npz')
+        raise UserError(f'{task.gym_id} has no data of its own; give --dataset=FILE.npz')
     if kind not in task.kinds:
         raise UserError(f'{task.environment} has no {kind!r} data; it has {", ".join(task.kinds)}')
     episodes, length = config.data_episodes, collect.default_length(task)
@@ -78,8 +78,7 @@ def _find(task: tasks.Task, config, say: Callable[[str], None], should_stop: Cal
         return official
     if kind not in oracles.collectable(task):
         raise UserError(
-            f'no {task.environment} {kind} data in {home}, and it cannot be collected here; '
-            'give --config.dataset=FILE.npz'
+            f'no {task.environment} {kind} data in {home}, and it cannot be collected here; give --dataset=FILE.npz'
         )
     say(f'data: collecting {episodes} episodes of {length} steps here, once, into {collected}')
     return collect.collect(task, kind, episodes, out=collected, val_episodes=0, length=length, should_stop=should_stop)
@@ -168,10 +167,12 @@ def _relabelled(path: str | os.PathLike, arrays: dict, task: tasks.Task) -> dict
     for key in ('qpos', 'button_states') if task.family in ('scene', 'puzzle') else ('qpos',):
         if key not in arrays:
             raise UserError(f'{path}: it has no rewards, and no {key!r} to compute them from')
-    env = tasks.make_env(task.gym_id)
-    for key, space in (('observations', env.observation_space), ('actions', env.action_space)):
-        if arrays[key].shape[1:] != space.shape:
-            raise UserError(f'{path}: {key} have shape {arrays[key].shape[1:]}, those of {task.gym_id} {space.shape}')
+    # The goals of a task with pictures are those of its twin without.
+    env = tasks.make_env(task.gym_id.removeprefix('visual-'))
+    seen = (64, 64, 3) if task.environment.startswith('visual-') else env.observation_space.shape
+    for key, shape in (('observations', seen), ('actions', env.action_space.shape)):
+        if arrays[key].shape[1:] != shape:
+            raise UserError(f'{path}: {key} have shape {arrays[key].shape[1:]}, those of {task.environment} {shape}')
     relabel_dataset(task.gym_id, env, arrays)
     env.close()
     return arrays
@@ -204,6 +205,6 @@ def describe(rows: dict[str, np.ndarray]) -> str:
     return (
         f'{len(starts)} transitions in {int(rows["terminals"].sum())} trajectories; '
         f'reward {rewards.mean():.4f} on average ({rewards.min():g} to {rewards.max():g}), '
-        f'{100 * np.mean(masks == 0):.2f} % of the rows in the goal (mask 0); '
+        f'{100 * np.mean(masks == 0):.2f} % of them have reached the goal (mask 0); '
         f'actions at the bound: {" ".join(f"{share:.1f}" for share in saturated)} %'
     )

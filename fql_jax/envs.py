@@ -24,7 +24,12 @@ def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
         import ogbench  # noqa: F401  (registers its environments)
 
         if render or pixels:
-            _render_offscreen()
+            try:
+                _render_offscreen()
+            except ImportError as error:
+                if render:
+                    raise
+                raise UserError(f'{gym_id} shows pictures, which need a renderer: {error}') from error
         try:
             entry_point = gymnasium.spec(gym_id).entry_point
             of_ogbench = isinstance(entry_point, str) and entry_point.startswith('ogbench.')

@@ -6,7 +6,7 @@ data_gen_scripts).
 
     cube, scene, puzzle   play    an open-loop plan between key frames, with noise that is correlated in time
                           noisy   a closed-loop expert with Gaussian noise, and now and then a random action
-    pointmaze             navigate  to the neighbouring cell that is nearest to the goal; a new goal at each arrival
+    pointmaze         navigate  to the neighbouring cell that is nearest to the goal; a new goal at each arrival
 
 Each row of an episode is a state and the action taken there; the last row is the final state, whose action leads
 nowhere, flagged terminal.
@@ -18,7 +18,7 @@ import itertools
 
 import numpy as np
 
-from core_jax.errors import UserError
+from core_jax.errors import UserError, unknown
 from fql_jax import envs
 from fql_jax.tasks import Task
 
@@ -38,32 +38,31 @@ STACKING = {
 DTYPES = {'terminals': np.bool_, 'button_states': np.int64}  # everything else is float32
 
 
-def make(task: Task, kind: str, length: int):
+def collectable(task: Task) -> tuple[str, ...]:
+    """The kinds of data that can be collected for `task`: the others take a trained expert, or a renderer."""
+    offered = dict.fromkeys(RANDOM_ACTIONS, ('play', 'noisy')) | {'pointmaze': ('navigate',)}
+    if task.environment.startswith('visual-'):
+        return ()
+    return tuple(kind for kind in task.kinds if kind in offered.get(task.family, ()))
+
+
+def make(task: Task, kind: str, length: int) -> Manipulation | Navigation:
     """An object whose episode(seed, index) gives one episode of `length` transitions, as arrays [length + 1, ...].
 
     Keys: observations, actions, terminals, qpos, qvel and, where there are buttons, button_states.
-    Raises UserError for data that needs a trained expert, or pixels.
+    Raises UserError for a kind that cannot be collected.
     """
-    if (task.family, kind) in {(family, kind) for family in RANDOM_ACTIONS for kind in ('play', 'noisy')}:
-        collector = Manipulation
-    elif (task.family, kind) == ('pointmaze', 'navigate'):
-        collector = Navigation
-    else:
-        collector = None
-    if collector is None or task.environment.startswith('visual-'):
-        raise UserError(
-            f'{task.environment} {kind} data cannot be collected here (it needs a trained expert or a renderer); '
-            'there are: cube, scene and puzzle with play or noisy, pointmaze with navigate'
-        )
-    return collector(task, kind, length)
+    check(task, kind)
+    return (Navigation if task.family == 'pointmaze' else Manipulation)(task, kind, length)
 
 
-def collectable(task: Task) -> tuple[str, ...]:
-    """The kinds of data that can be collected for `task`."""
-    if task.environment.startswith('visual-'):
-        return ()
-    offered = ('play', 'noisy') if task.family in RANDOM_ACTIONS else ('navigate',)
-    return tuple(kind for kind in task.kinds if kind in offered and task.family in (*RANDOM_ACTIONS, 'pointmaze'))
+def check(task: Task, kind: str) -> None:
+    """Raises UserError for a kind of data that cannot be collected for `task`."""
+    offered = collectable(task)
+    if not offered:
+        raise UserError(f'data of {task.environment} cannot be collected here: it takes a trained expert or a renderer')
+    if kind not in offered:
+        raise unknown(f'kind of data for {task.environment}', kind, offered)
 
 
 def _seed(*path: int) -> int:

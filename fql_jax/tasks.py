@@ -78,7 +78,7 @@ _TABLE = {
     'antsoccer-arena': (_MAZE, 4, 1000, 10.0, 0.995, 'mean'),
     'antsoccer-medium': (_MAZE, 4, 1000, None, 0.995, 'mean'),
 }
-# Pixel variants: the paper's five have their own alpha.
+# Pixel variants: the paper's five have their own alpha. (It ran them on task 1, which is not OGBench's default.)
 _VISUAL_ALPHA = {'cube-single': 300.0, 'cube-double': 100.0, 'scene': 100.0, 'puzzle-3x3': 300.0, 'puzzle-4x4': 300.0}
 _NOT_VISUAL = ('cube-octuple', 'pointmaze', 'antsoccer')
 _TABLE |= {

@@ -10,52 +10,19 @@ fixed here, where a run passes it as an argument: that is how FLOPs and collecti
 from __future__ import annotations
 
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 
 from core_jax import aot
 from core_jax.driver import Numerics
 from core_jax.errors import exit_on_user_error
 from core_jax.mesh import make_mesh
-from fql_jax import api, settings
+from fql_jax import api, cost, settings
 
 TOPOLOGIES = ('v5e:4x4', 'v5p:4x4x4', 'v6e:16x16')
 OBSERVATION, ACTION = 28, 5  # cube-single
 EPISODES, STEPS = 1000, 1000  # of OGBench's play data: 1M transitions
 SEEDS = 512
 UPDATES = 1000  # in one dispatch, which is what the figures are for
-
-
-def flops_per_update(config: ml_collections.ConfigDict, observation: int, action: int, copies: int = 1) -> float:
-    """FLOPs of all matrix products of one update, two a multiply-add, summed over the chips that share it.
-
-    A layer's product appears once forward, once for the gradient of its kernel and once for that of its input; the
-    input of a network is data, so its first layer lacks the last, except where Q is followed back to the action.
-    copies: chips that hold the parameters. Each computes the norm of the whole gradient, a product of it with itself.
-    """
-
-    def network(inputs, outputs):
-        sizes = (inputs, *config.hidden_dims, outputs)
-        products = [a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
-        forward = sum(products)
-        return forward, 3 * forward - products[0], forward + sum(sizes[1:])  # the second with the kernels' gradients
-
-    critic, critic_trained, critic_size = network(observation + action, 1)
-    onestep, onestep_trained, onestep_size = network(observation + action, action)
-    flow, flow_trained, flow_size = network(observation + action + 1, action)
-    if config.critic_layer_norm:
-        critic_size += 2 * sum(config.hidden_dims)
-    if config.actor_layer_norm:
-        onestep_size, flow_size = (size + 2 * sum(config.hidden_dims) for size in (onestep_size, flow_size))
-    multiply_adds = (
-        onestep  # next actions
-        + config.num_critics * (critic + critic_trained + 2 * critic)  # target, loss, L_Q forward and back to the input
-        + flow_trained
-        + config.flow_steps * flow  # the teacher
-        + onestep_trained  # the student
-    )
-    norm = config.num_critics * critic_size + onestep_size + flow_size
-    return 2.0 * (config.batch_size * multiply_adds + copies * norm)
 
 
 def _rows() -> dict[str, np.ndarray]:
@@ -79,7 +46,7 @@ def program(
     config = config or settings.get_config('fql')
     numerics = Numerics(population='vmap')  # what `auto` means on an accelerator
     driver, _ = api.build(config, _rows(), mesh=mesh, numerics=numerics, seeds=list(range(seeds)))
-    flops = seeds * UPDATES * flops_per_update(config, OBSERVATION, ACTION, copies=mesh.shape['data'])
+    flops = seeds * UPDATES * cost.flops(config, OBSERVATION, ACTION)
     return aot.Program(driver, (UPDATES,), mesh, allowed_collectives, flops)
 
 

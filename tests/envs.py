@@ -1,8 +1,9 @@
-"""Environments for tests. They live in a module because worker processes must be able to import them."""
+"""Environments for tests. They live in a module of their own because worker processes must be able to import them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import gymnasium
@@ -10,16 +11,17 @@ import numpy as np
 
 
 class Walk(gymnasium.Env):
-    """Position on a line: x starts in [-1, 1] and moves by the action, clipped to [-0.5, 0.5].
+    """A point x on a line, starting in [-1, 1], moves by the action, which must lie in [-0.5, 0.5].
 
-    The reward is -|x|. An episode ends at |x| < 0.05 with success, or without after `limit` steps.
+    Observation [x, share of the time that is gone]; reward -|x| after the move. An episode ends with success where
+    |x| < 0.05, and after `limit` steps.
     """
 
-    metadata = {'render_modes': ['rgb_array']}
+    metadata = {'render_modes': ['rgb_array'], 'render_fps': 10}
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
     def __init__(self, limit: int = 20, render_mode: str | None = None):
-        self.action_space = gymnasium.spaces.Box(-0.5, 0.5, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-0.5, 0.5, (1,), np.float64)
         self.limit = limit
         self.render_mode = render_mode
 
@@ -32,8 +34,71 @@ class Walk(gymnasium.Env):
         return self._observe(), {}
 
     def step(self, action):
-        assert action.dtype == np.float32 and abs(action[0]) <= 0.5
+        assert action.dtype == np.float64 and abs(action[0]) <= 0.5, action
         self.x += float(action[0])
         self.steps += 1
         success = abs(self.x) < 0.05
         return self._observe(), -abs(self.x), success, self.steps >= self.limit, {'success': success}
+
+    def render(self):
+        """A red column on white, 64 x 64, where the point is."""
+        frame = np.full((64, 64, 3), 255, np.uint8)
+        column = int(np.clip(32 + 16 * self.x, 0, 59))
+        frame[:, column : column + 4] = (255, 0, 0)
+        return frame
+
+
+class NoInfo(Walk):
+    """Says nothing of success."""
+
+    def step(self, action):
+        return *super().step(action)[:4], {}
+
+
+class Raises(Walk):
+    def step(self, action):
+        raise ZeroDivisionError('the floor gave way')
+
+
+class Dies(Walk):
+    def step(self, action):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Slow(Walk):
+    """Takes half a second to build."""
+
+    def __init__(self):
+        time.sleep(0.5)
+        super().__init__()
+
+
+class Endless(Walk):
+    """Takes its time, and never ends."""
+
+    def step(self, action):
+        time.sleep(0.02)
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, False, info
+
+
+class Discrete(Walk):
+    def __init__(self):
+        super().__init__()
+        self.action_space = gymnasium.spaces.Discrete(3)
+
+
+class BlackBox(Walk):
+    """Cannot be rendered."""
+
+    def render(self):
+        raise ImportError('libEGL.so.1: cannot open shared object file')
+
+
+def unlike_the_parent():
+    """Fails where the process that runs it is not clean of jax or of more threads than one."""
+    import sys
+
+    assert 'jax' not in sys.modules
+    assert os.environ['OMP_NUM_THREADS'] == '1'
+    return Walk()

@@ -5,8 +5,8 @@
 With std 'constant', sigma = 1 and L is half the squared error of mu, summed over the action dimensions, plus a
 constant; with 'state', log sigma(s) is a second output, clipped.
 
-Metrics, means over the batch: loss (the negative log-likelihood above); mse (of mu, over rows and dimensions); std (mean
-of sigma over rows and dimensions); grad_norm.
+Metrics, means over the batch: loss (the negative log-likelihood above); mse (of mu, over rows and dimensions); std
+(sigma, over rows and dimensions); grad_norm (2-norm of all gradients).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class State:
 
 @flax.struct.dataclass
 class Policy:
-    """What `act` reads. noise multiplies the standard deviation: 1 explores, `policy.replace(noise=0.0)` is the mode."""
+    """What `act` reads. noise scales the standard deviation: 1 explores, `policy.replace(noise=0.0)` is the mode."""
 
     actor: Any
     noise: jax.Array

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import EXAMPLE, PROBES, ProbeFeed
 
 from core_jax import sources
 from core_jax.driver import HostDriver
 from core_jax.learners import sac
 from core_jax.mesh import fetch, make_mesh
-from tests.probes import EXAMPLE, PROBES, ProbeFeed
 
 OBS, ACT, BATCH = 3, 2, 8
 
@@ -124,14 +124,16 @@ def updated(request):
     cfg = config(**request.param, discount=0.9, tau=0.25, critic_learning_rate=3e-3, temperature_learning_rate=1e-2)
     learner = sac.make(cfg, ACT)
     b, rng = batch(), np.random.default_rng(1)
-    state = jax.jit(learner.init)(jax.random.key(0), b)
-    shake = lambda tree, by: jax.tree.map(lambda p: p + np.float32(by * rng.normal(size=p.shape)), fetch(tree))  # noqa: E731
-    state = state.replace(
-        step=jnp.int32(5),
-        actor=state.actor.replace(params=shake(state.actor.params, 0.3)),
-        critic=state.critic.replace(params=shake(state.critic.params, 0.3)),
-        target_critic=shake(state.target_critic, 0.3),
-        temperature=state.temperature.replace(params=jnp.float32(-0.7)),
+    shapes = jax.eval_shape(learner.init, jax.random.key(0), b)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.replace(key=()))
+    draw = lambda tree: jax.tree.map(lambda x: np.float32(0.4 * rng.normal(size=x.shape)), tree)  # noqa: E731
+    state = zeros.replace(
+        key=jax.random.key(3),
+        step=np.int32(5),
+        actor=zeros.actor.replace(params=draw(zeros.actor.params)),
+        critic=zeros.critic.replace(params=draw(zeros.critic.params)),
+        target_critic=draw(zeros.target_critic),
+        temperature=zeros.temperature.replace(params=np.float32(-0.7)),
     )
     hparams = {name: np.float32(cfg[name]) for name in sac.HPARAMS}
     new, metrics = jax.jit(learner.update)(state, b, hparams)
@@ -193,26 +195,6 @@ def test_target_follows_the_moved_critics_and_each_optimizer_has_its_rate(update
     assert new.step == 6
 
 
-def test_initial_state_and_acting():
-    learner = sac.make(config(), ACT)
-    state = jax.jit(learner.init)(jax.random.key(0), batch())
-    for online, target in zip(jax.tree.leaves(state.critic.params), jax.tree.leaves(state.target_critic), strict=True):
-        assert np.array_equal(online, target) and online is not target
-    assert float(state.temperature.params) == 0.0
-    kernel = state.critic.params['params']['Dense_0']['kernel']
-    assert kernel.shape == (2, OBS + ACT, 16) and not np.array_equal(kernel[0], kernel[1])
-
-    observations, explore = batch()['observations'], learner.policy(state)
-    act = jax.jit(learner.act)
-    _, a = act(explore, (), observations, jax.random.key(1))
-    _, b = act(explore, (), observations, jax.random.key(2))
-    assert a.shape == (BATCH, ACT) and np.abs(a).max() <= 1 and not np.array_equal(a, b)
-    _, c = act(explore.replace(noise=0.0), (), observations, jax.random.key(1))
-    expected = np.tanh(mlp(as_float64(explore.actor), observations, config())[:, :ACT])
-    np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-6)
-    assert np.abs(c).max() < 0.1  # the last layer starts small
-
-
 # Learning, all probes in one compiled program
 
 DISCOUNT = 0.5
@@ -227,7 +209,7 @@ def learned():
     driver = HostDriver(learner, source, mesh=make_mesh('data:1'), feed=ProbeFeed('constant'), warmup=64)
     driver.initialize()
     fresh = jax.tree.map(jnp.copy, driver.carry)
-    states = {}
+    states = {'initial': driver.state()}
     for name in PROBES:
         driver.feed = ProbeFeed(name)
         driver.set_host_state({'environment_steps': 0, 'calls': 0, 'feed': driver.feed.get_state()})
@@ -235,7 +217,25 @@ def learned():
         driver.advance(1500)
         states[name] = driver.state()
     assert driver.traces == 1
-    return cfg, learner, states
+    return cfg, learner._replace(act=jax.jit(learner.act)), states
+
+
+def test_initial_state_and_acting(learned):
+    cfg, learner, states = learned
+    state = states['initial']
+    jax.tree.map(np.testing.assert_array_equal, state.critic.params, state.target_critic)
+    assert float(state.temperature.params) == 0.0
+    kernel = state.critic.params['params']['Dense_0']['kernel']
+    assert kernel.shape == (2, 2, 32) and not np.array_equal(kernel[0], kernel[1])
+
+    observations, explore = np.linspace(-1, 1, 64, dtype=np.float32)[:, None], learner.policy(state)
+    _, a = learner.act(explore, (), observations, jax.random.key(1))
+    _, b = learner.act(explore, (), observations, jax.random.key(2))
+    assert a.shape == (64, 1) and np.abs(a).max() <= 1 and np.std(a) > 0.3 and not np.array_equal(a, b)
+    _, c = learner.act(explore.replace(noise=np.float32(0)), (), observations, jax.random.key(1))
+    expected = np.tanh(mlp(as_float64(explore.actor), observations, cfg)[:, :1])
+    np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(c).max() < 0.1  # the last layer starts small
 
 
 def q_values(cfg, state, observations, actions):
@@ -244,7 +244,7 @@ def q_values(cfg, state, observations, actions):
 
 
 def best(learner, state, observations):
-    policy = learner.policy(state).replace(noise=0.0)
+    policy = learner.policy(state).replace(noise=np.float32(0))
     return np.asarray(learner.act(policy, (), np.float32(observations)[:, None], jax.random.key(0))[1])[:, 0]
 
 

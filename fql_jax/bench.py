@@ -1,0 +1,353 @@
+"""Measures speed on this machine, with peers in the same run, and appends the rows to results/bench.jsonl.
+
+    make bench                       everything, some minutes
+    python -m fql_jax.bench --only=update,startup
+
+Each row is a median over repetitions with the smallest and largest, so that noise of the machine can be seen.
+
+    update      updates a second: one compiled loop of many updates, beside one jitted call an update of the same
+                function, and beside the same mix of matrix products run alone (the floor), for several widths
+    population  eight seeds in one program, beside eight times one seed
+    evaluate    environment steps a second with a policy in the loop, beside one environment with one action call a
+                step, and beside the bare environment; the same for collecting
+    startup     seconds from the command to the first update, and of --help
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from core_jax.cli import Parser
+from core_jax.errors import UserError, exit_on_user_error, unknown
+
+PARTS = ('update', 'population', 'evaluate', 'startup')
+OBSERVATIONS, ACTIONS = 28, 5  # cube-single
+SIZES = {  # name: (hidden widths, Euler steps)
+    'width 8': ((8,) * 4, 10),
+    'width 64': ((64,) * 4, 10),
+    'demo (256x2, 5 Euler steps)': ((256,) * 2, 5),
+    'width 256': ((256,) * 4, 10),
+    'paper (512x4)': ((512,) * 4, 10),
+}
+
+
+def main() -> int:
+    parser = Parser(prog='python -m fql_jax.bench', description=__doc__)
+    parser.add_argument('--only', default=','.join(PARTS), help=f'parts to run, of {", ".join(PARTS)}')
+    parser.add_argument('--sizes', default=','.join(SIZES), help='network sizes, by the beginnings of their names')
+    parser.add_argument('--seconds', type=float, default=2.0, help='of each repetition')
+    parser.add_argument('--repetitions', type=int, default=5)
+    parser.add_argument('--out', default='results/bench.jsonl', help="where rows are appended ('' prints only)")
+    flags, overrides = parser.parse()
+    if overrides:
+        raise UserError('bench has no config')
+    if flags.repetitions < 1 or flags.seconds <= 0:
+        raise UserError('repetitions must be at least 1 and seconds above 0')
+    parts = flags.only.split(',')
+    for part in parts:
+        if part not in PARTS:
+            raise unknown('part', part, PARTS)
+    sizes = [name for name in SIZES if any(name.startswith(wanted) for wanted in flags.sizes.split(','))]
+    measure = functools.partial(median_rate, seconds=flags.seconds, repetitions=flags.repetitions)
+    rows: list[dict] = []
+
+    def show(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print('  '.join(f'{name} {_short(value)}' for name, value in row.items()), flush=True)
+
+    if 'startup' in parts:
+        bench_startup(show, flags.repetitions)
+    if 'update' in parts:
+        for name in sizes:
+            bench_update(show, name, measure)
+    if 'population' in parts:
+        for name in sizes:
+            bench_population(show, name, measure)
+    if 'evaluate' in parts:
+        bench_evaluate(show)
+    if flags.out:
+        append(pathlib.Path(flags.out), rows)
+        print(f'{len(rows)} rows appended to {flags.out}')
+    return 0
+
+
+def median_rate(
+    functions: dict[str, Callable[[int], None]], seconds: float, repetitions: int
+) -> dict[str, list[float]]:
+    """Calls a second of each function(count), repetitions taking turns so that a slow minute hits all alike."""
+    counts = {}
+    for name, function in functions.items():
+        function(1)  # compiles
+        began = time.perf_counter()
+        function(3)
+        counts[name] = max(3, int(seconds / max((time.perf_counter() - began) / 3, 1e-6)))
+    rates: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function(counts[name])
+            rates[name].append(counts[name] / (time.perf_counter() - began))
+    return rates
+
+
+def _config(name: str):
+    from fql_jax import settings
+
+    widths, euler = SIZES[name]
+    config = settings.get_config()
+    config.update({'hidden_dims': widths, 'flow_steps': euler})
+    return config
+
+
+def _driver(name: str, seeds: int = 1, updates: str = 'scan'):
+    import numpy as np
+
+    from core_jax import replay
+    from core_jax.driver import Numerics
+    from core_jax.mesh import make_mesh
+    from fql_jax import api
+
+    config = _config(name)
+    rng, n = np.random.default_rng(0), 100_000
+    rows = {
+        'observations': rng.normal(size=(n, OBSERVATIONS)).astype(np.float32),
+        'actions': rng.uniform(-1, 1, (n, ACTIONS)).astype(np.float32),
+        'rewards': -np.ones(n, np.float32),
+        'masks': np.ones(n, np.float32),
+        'terminals': np.arange(n) % 1000 == 999,
+    }
+    mesh = make_mesh('data:1')
+    numerics = Numerics.resolve(updates=updates)
+    driver, learner = api.build(config, rows, mesh=mesh, numerics=numerics, seeds=list(range(seeds)))
+    driver.bind(replay.place_dataset(api.layout(rows), mesh))
+    driver.initialize()
+    return driver, learner, config
+
+
+def _advance(driver) -> Callable[[int], None]:
+    def run(count: int) -> None:
+        driver.advance(count)
+        driver.wait()
+
+    return run
+
+
+def _floor(name: str) -> Callable[[int], None]:
+    """The same mix of matrix products and nothing else, in one compiled loop."""
+    import jax
+    import jax.numpy as jnp
+
+    from fql_jax import cost
+
+    mix = cost.products(_config(name), OBSERVATIONS, ACTIONS)
+    key = jax.random.key(0)
+    pairs = [
+        (times, jax.random.normal(key, (m, k)) * 1e-3, jax.random.normal(key, (k, n)) * 1e-3) for times, m, k, n in mix
+    ]
+
+    @jax.jit
+    def run(count, total):
+        def body(_, total):
+            for times, left, right in pairs:
+                # The scalar makes each product depend on the last one, so that none is hoisted or left out.
+                def again(_, total, left=left, right=right):
+                    return total + 1e-9 * ((left + total) @ right)[0, 0]
+
+                total = jax.lax.fori_loop(0, times, again, total, unroll=True)
+            return total
+
+        return jax.lax.fori_loop(0, count, body, total)
+
+    def call(count: int) -> None:
+        run(jnp.int32(count), jnp.float32(0)).block_until_ready()
+
+    return call
+
+
+def bench_update(show: Callable, name: str, measure: Callable) -> None:
+    """One seed: the compiled loop, one call an update, and the floor."""
+    from fql_jax import cost
+
+    scan, _, _ = _driver(name)
+    loop, _, _ = _driver(name, updates='loop')
+    rates = measure({'loop of updates': _advance(scan), 'one call an update': _advance(loop), 'floor': _floor(name)})
+    mid = {which: statistics.median(values) for which, values in rates.items()}
+    gflop = cost.flops(_config(name), OBSERVATIONS, ACTIONS) / 1e9
+    show(
+        {
+            'bench': 'update',
+            'size': name,
+            'updates_per_second': mid['loop of updates'],
+            'low': min(rates['loop of updates']),
+            'high': max(rates['loop of updates']),
+            'one_call_per_second': mid['one call an update'],
+            'ratio_to_one_call': mid['loop of updates'] / mid['one call an update'],
+            'floor_per_second': mid['floor'],
+            'share_of_floor': mid['loop of updates'] / mid['floor'],
+            'gflop_per_update': gflop,
+            'gflops': gflop * mid['loop of updates'],
+        }
+    )
+
+
+def bench_population(show: Callable, name: str, measure: Callable) -> None:
+    """Eight seeds in one program against eight runs of one."""
+    one, _, _ = _driver(name)
+    eight, _, _ = _driver(name, seeds=8)
+    rates = measure({'one': _advance(one), 'eight': _advance(eight)})
+    mid = {which: statistics.median(values) for which, values in rates.items()}
+    show(
+        {
+            'bench': 'population',
+            'size': name,
+            'member_updates_per_second': 8 * mid['eight'],
+            'solo_updates_per_second': mid['one'],
+            'cost_of_eight_over_eight_runs': mid['one'] / (8 * mid['eight']),
+        }
+    )
+
+
+def bench_evaluate(show: Callable) -> None:
+    """Evaluation and collection on cube-single."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from core_jax.evaluate import Evaluator
+    from fql_jax import api, tasks
+
+    task = tasks.resolve('ogbench-cube')
+    make_env = functools.partial(tasks.make_env, task.gym_id)
+    driver, learner, _ = _driver('demo (256x2, 5 Euler steps)')
+    act = jax.jit(learner.act)
+    host = api.host_act(act, driver.policies()[0])
+    key, cores = jax.random.key(0), len(os.sched_getaffinity(0))
+
+    env = make_env()
+    observation, _ = env.reset(seed=0)
+    bare, single = [], []
+    with Evaluator(make_env) as evaluator:
+        arguments = {'episodes': 2 * evaluator.slots, 'seed': 0, 'key': key, 'memory': ()}
+        evaluator.run(host, **arguments)  # environments built, programs compiled
+        pooled = []
+        for _ in range(3):
+            bare.append(_steps_per_second(env, lambda _: env.action_space.sample(), 1000))
+            ask = lambda o: np.asarray(host((), jnp.asarray(o[None], jnp.float32), key)[1][0])  # noqa: E731
+            single.append(_steps_per_second(env, ask, 600))
+            began = time.perf_counter()
+            episodes = evaluator.run(host, **arguments)
+            pooled.append(int(np.sum(episodes.lengths)) / (time.perf_counter() - began))
+    best = statistics.median(bare)
+    show(
+        {
+            'bench': 'evaluate',
+            'env': task.gym_id,
+            'steps_per_second': statistics.median(pooled),
+            'low': min(pooled),
+            'high': max(pooled),
+            'one_env_one_call_per_second': statistics.median(single),
+            'bare_env_per_second': best,
+            'cores': cores,
+            'share_of_cores_times_bare': statistics.median(pooled) / (cores * best),
+            'ratio_to_one_env': statistics.median(pooled) / statistics.median(single),
+        }
+    )
+    bench_collect(show, best, cores)
+
+
+def bench_collect(show: Callable, bare: float, cores: int) -> None:
+    """Steps a second of `fql_jax.collect`, process start included."""
+    import tempfile
+
+    from fql_jax import collect, tasks
+
+    episodes, length = 40, 200
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        out = pathlib.Path(folder) / 'noisy.npz'
+        task = tasks.resolve('ogbench-cube')
+        collect.collect(task, 'noisy', episodes, out=out, val_episodes=0, length=length, progress=False)
+        rate = episodes * length / (time.perf_counter() - began)
+    show(
+        {
+            'bench': 'collect',
+            'kind': 'noisy',
+            'steps_per_second': rate,
+            'bare_env_per_second': bare,
+            'share_of_cores_times_bare': rate / (cores * bare),
+        }
+    )
+
+
+def _steps_per_second(env: Any, act: Callable, steps: int) -> float:
+    import numpy as np
+
+    observation, _ = env.reset()
+    began = time.perf_counter()
+    for _ in range(steps):
+        observation, _, terminated, truncated, _ = env.step(np.clip(act(observation), -1, 1))
+        if terminated or truncated:
+            observation, _ = env.reset()
+    return steps / (time.perf_counter() - began)
+
+
+def bench_startup(show: Callable, repetitions: int) -> None:
+    """--help, and the seconds until a process has made its first update (import, build, compile; no data set)."""
+
+    def seconds(*command: str) -> list[float]:
+        values = []
+        for _ in range(repetitions):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+            values.append(time.perf_counter() - began)
+        return values
+
+    first = 'from fql_jax import bench; d, _, _ = bench._driver("demo (256x2, 5 Euler steps)"); d.advance(1); d.wait()'
+    for what, command in (('--help', ('-m', 'fql_jax.main', '--help')), ('first update', ('-c', first))):
+        values = seconds(*command)
+        show({'bench': 'startup', 'what': what, 'seconds': statistics.median(values), 'high': max(values)})
+
+
+def append(path: pathlib.Path, rows: list[dict]) -> None:
+    """Adds the rows, each with commit, versions, machine and time."""
+    import jax
+
+    from core_jax import provenance
+
+    device = jax.devices()[0]
+    about = {
+        'date': time.strftime('%Y-%m-%d %H:%M'),
+        'commit': provenance.git_commit(),
+        'jax': jax.__version__,
+        'python': sys.version.split()[0],
+        'device': f'{jax.device_count()} x {device.device_kind}',
+        'cpu': _cpu(),
+        'cores': len(os.sched_getaffinity(0)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file:
+        for row in rows:
+            file.write(json.dumps(row | about) + '\n')
+
+
+def _cpu() -> str:
+    info = pathlib.Path('/proc/cpuinfo')
+    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
+    return names[0] if names else 'unknown'
+
+
+def _short(value: Any) -> str:
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+if __name__ == '__main__':
+    exit_on_user_error(main)
