@@ -31,8 +31,10 @@ def dataset(observations, actions, rewards, masks, trajectory_ends) -> Arrays:
     if len(last) == 0 or last[-1] != rows - 1:
         raise ValueError('the last row must end a trajectory')
     ends = np.repeat(last, np.diff(last, prepend=-1))
+    observations = np.asarray(observations)
     return {
-        'observations': np.asarray(observations),
+        # In the dtype that it will have on the device (float64 becomes float32), so that sizes announced are true.
+        'observations': observations.astype(jax.dtypes.canonicalize_dtype(observations.dtype), copy=False),
         'actions': np.asarray(actions, np.float32),
         'rewards': np.asarray(rewards, np.float32),
         'masks': np.asarray(masks, np.float32),

@@ -22,7 +22,11 @@ _ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM
 
 
 class WorkerError(RuntimeError):
-    """An environment raised, or its process died: the message has the worker's traceback or exit status."""
+    """An environment raised: the message has its traceback."""
+
+
+class WorkerDied(WorkerError):
+    """The process is gone without a word: the message says which signal or exit status."""
 
 
 class WorkerProcess:
@@ -82,7 +86,7 @@ class WorkerProcess:
             message = self._connection.recv_bytes()
         except (EOFError, ConnectionError):
             self._process.join(5)
-            raise WorkerError(f'an environment worker died: {_describe(self._process.exitcode)}') from None
+            raise WorkerDied(f'an environment worker died: {_describe(self._process.exitcode)}') from None
         if not message:
             return None
         message = ForkingPickler.loads(message)

@@ -48,6 +48,7 @@ def load_dataset(
 
     config.dataset: path of an npz file (OGBench's format, or one's own with rewards), or ''.
     config.data_kind: 'play', 'noisy', 'navigate', ... ('': the task's own); config.data_dir: see `directory`.
+    config.data_length: transitions an episode that is collected here; 0 for the evaluation's time limit.
     config.data_episodes: 0 for the official size. Then the official file is used if it is in the data directory or can
     be downloaded; otherwise that many episodes are collected here, once. `should_stop` is asked while collecting; once
     it is true, collect.Interrupted is raised, and what was collected is kept for the next time.
@@ -65,7 +66,7 @@ def _find(task: tasks.Task, config, say: Callable[[str], None], should_stop: Cal
         raise UserError(f'{task.gym_id} has no data of its own; give --dataset=FILE.npz')
     if kind not in task.kinds:
         raise UserError(f'{task.environment} has no {kind!r} data; it has {", ".join(task.kinds)}')
-    episodes, length = config.data_episodes, collect.default_length(task)
+    episodes, length = config.data_episodes, config.data_length or collect.default_length(task)
     if not episodes:
         official = home / f'{task.environment}-{kind}-v0.npz'
         if official.exists():

@@ -18,6 +18,7 @@ AGENTS = ('fql',)
 SMALL = {
     'data_kind': 'noisy',
     'data_episodes': 500,
+    'data_length': 200,
     'hidden_dims': (256, 256),
     'learning_rate': 1e-3,
     'alpha': 30.0,
@@ -33,6 +34,7 @@ SMALL = {
 DEBUG = {
     'data_kind': 'noisy',
     'data_episodes': 6,
+    'data_length': 200,
     'hidden_dims': (32, 32),
     'batch_size': 64,
     'steps': 200,
@@ -62,6 +64,7 @@ def get_config(agent: str = 'fql') -> ml_collections.ConfigDict:
             'dataset': '',  # your own .npz (core_jax.datasets says which arrays)
             'data_kind': '',  # play, noisy or navigate; '' takes what the environment publishes first
             'data_episodes': 0,  # episodes to collect here; 0 means the official file, or its size
+            'data_length': 0,  # transitions an episode, where they are collected; 0 means the task's time limit
             'data_dir': '',  # where data sets are kept; '' means $TENFOLD_DATA or ~/.cache/tenfold/data
             # Length and intervals, in updates
             'steps': 1_000_000,
@@ -110,7 +113,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for values that no run can have."""
     tasks.resolve(config.env)
     cli.require_positive(config, ('steps', 'batch_size', 'seeds', 'eval_episodes', 'flow_steps', 'num_critics'))
-    cli.require_positive(config, ('seed', 'log_interval', 'eval_interval', 'save_interval', 'data_episodes'), 0)
+    cli.require_positive(config, ('seed', 'log_interval', 'eval_interval', 'save_interval', 'data_episodes', 'data_length'), 0)
     cli.require_positive(config, ('workers', 'alpha', 'learning_rate', 'tau', 'discount'), 0)
     if not config.hidden_dims or min(config.hidden_dims) < 1:
         raise UserError(f'hidden_dims must be widths of at least 1, got {config.hidden_dims}')

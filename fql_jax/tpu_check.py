@@ -10,6 +10,7 @@ fixed here, where a run passes it as an argument: that is how FLOPs and collecti
 from __future__ import annotations
 
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from core_jax import aot

@@ -222,11 +222,11 @@ def test_no_fetch_inside_advance_and_each_one_counted(solo, monkeypatch):
     assert reads
 
 
-def test_transfer_guard_is_up_in_advance():
-    driver = device_driver()
-    driver.bind(fetch(driver.source.constants))  # a dataset that was left on the host
+def test_transfer_guard_is_up_in_advance(solo, monkeypatch):
+    """A program that takes an array from the host in passing is stopped."""
+    monkeypatch.setattr(solo, '_chunk', lambda *arguments: jnp.sin(np.ones(3, np.float32)))
     with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to-device transfer'):
-        driver.advance(1)
+        solo.advance(1)
 
 
 # Populations
