@@ -132,6 +132,10 @@ class DeviceDriver:
         self.abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype), member)
         self.shardings = self._carry_shardings(member)
         self._per_member = NamedSharding(mesh, PartitionSpec('population'))
+        self._initialize = jax.jit(
+            lambda seeds: self._over_members(lambda seed, _: self._init_member(seed), seeds),
+            out_shardings=self.shardings,
+        )
         self._chunk = jax.jit(self._run, donate_argnums=0, out_shardings=(self.shardings, None))
         self._flush = jax.jit(self._report, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh)))
         self.carry: Carry | None = None
@@ -245,11 +249,7 @@ class DeviceDriver:
 
     def initialize(self) -> None:
         """A fresh carry, made on the device under its shardings: the same bits on every mesh."""
-        init = jax.jit(
-            lambda seeds: self._over_members(lambda seed, _: self._init_member(seed), seeds),
-            out_shardings=self.shardings,
-        )
-        self.start(init(place(self.seeds, self._per_member)))
+        self.start(self._initialize(place(self.seeds, self._per_member)))
 
     def start(self, carry: Carry, updates: int = 0) -> None:
         """Takes over a carry, fresh or restored. The hparams go to the device here."""

@@ -90,9 +90,18 @@ class Evaluator:
         key: the n-th call of `act` gets fold_in(key, n).
         should_stop: asked at every step.
 
-        Raises Interrupted when `should_stop` turns true (the evaluator stays usable), WorkerError when an environment
-        raised or its process died, and UserError when one cannot be built; after these two the evaluator is closed.
+        Raises Interrupted when `should_stop` turns true, and what `act` raises; the evaluator stays usable. Raises
+        WorkerError when an environment raised or its process died, and UserError when one cannot be used; after these,
+        as after a KeyboardInterrupt, the evaluator is closed.
         """
+        try:
+            return self._run(act, episodes, seed, key, memory, should_stop)
+        except (KeyboardInterrupt, SystemExit, WorkerError, UserError):
+            # The first two may come between a message and the note of it; who owes what is then unknown.
+            self.close()
+            raise
+
+    def _run(self, act: Act, episodes: int, seed: int, key: jax.Array, memory: Any, should_stop: Callable) -> Episodes:
         if not self._workers:
             raise RuntimeError('the evaluator is closed')
         self._settle(should_stop)
@@ -113,10 +122,7 @@ class Evaluator:
                 self._collect(g, should_stop)
                 group.note(result, queue)
                 if group.needs_actions():
-                    memory, actions = act(
-                        group.recall(), group.outcomes['observation'].copy(), self._fold_in(key, np.uint32(calls))
-                    )
-                    group.order(memory, np.clip(actions, self._spaces[0].low, self._spaces[0].high))
+                    group.act(act, self._fold_in(key, np.uint32(calls)), self._spaces[0])
                     calls += 1
                 self._signal(g)
         return result
@@ -157,11 +163,7 @@ class Evaluator:
         while not worker.wait(0.1):
             if should_stop():
                 raise Interrupted
-        try:
-            return worker.receive()
-        except (WorkerError, UserError):
-            self.close()
-            raise
+        return worker.receive()
 
     def close(self) -> None:
         """Ends the worker processes and waits until they are gone."""
@@ -207,16 +209,16 @@ class _Group:
     def needs_actions(self) -> bool:
         return bool((self.orders['seed'] == STEP).any())
 
-    def recall(self) -> Any:
-        """The memory to act with, in which the rows of fresh episodes are the initial ones."""
+    def act(self, act: Act, key: jax.Array, spaces: Spaces) -> None:
+        """Orders what the policy wants. The rows of fresh episodes remember what they do at first."""
         if self.fresh.any() and self.memory is not self.initial:
             self.memory = _restart(self.memory, self.initial, self.fresh)
         self.fresh[:] = False
-        return self.memory
-
-    def order(self, memory: Any, actions: np.ndarray) -> None:
-        self.memory = memory
-        self.orders['action'] = actions
+        # A copy: the memory may keep the array.
+        self.memory, actions = act(self.memory, self.outcomes['observation'].copy(), key)
+        if np.shape(actions) != self.orders['action'].shape:
+            raise ValueError(f'act gave actions {np.shape(actions)}, not {self.orders["action"].shape}')
+        self.orders['action'] = np.clip(actions, spaces.low, spaces.high)
 
 
 def episode_seed(seed: int, episode: int) -> int:

@@ -126,11 +126,18 @@ def train(
 
     Raises Preempted after a signal (saved), NonFinite when no member is left (metrics on disk, nothing saved since).
     """
-    progress = _restore(driver, run, checkpoints, resume)
+    progress = _restore(driver, run, checkpoints, schedule, resume)
     started = time.monotonic() - progress.wall_seconds
     pace = _Pace(driver)
 
+    def position() -> tuple[int, int, int]:
+        return driver.updates, progress.logged, progress.evaluated
+
+    saved = position() if driver.updates else None
+
     def save() -> None:
+        nonlocal saved
+        saved = position()
         progress.wall_seconds = time.monotonic() - started
         host = {'progress': dataclasses.asdict(progress), 'metrics_bytes': run.position(), 'step': driver.updates}
         if isinstance(driver, HostDriver):
@@ -140,7 +147,7 @@ def train(
     def stop_if_asked() -> None:
         if number := signals.requested():
             driver.wait()
-            if driver.updates not in checkpoints.steps():
+            if saved != position():
                 save()
             run.say(f'saved at step {driver.updates}; go on with: {resume_command}')
             raise Preempted(number)
@@ -168,7 +175,6 @@ def train(
         progress.evaluated = driver.updates
         pace.restart()
 
-    saved = driver.updates if driver.updates else -1
     while True:
         step = driver.updates
         stop_if_asked()
@@ -180,9 +186,9 @@ def train(
             except Interrupted:
                 pass  # the flag is up: stop_if_asked saves, and the evaluation is made after the resume
             stop_if_asked()
-        if schedule.due('save', step) and saved != step:
+        if schedule.due('save', step) and saved != position():
             save()
-            saved = step
+            pace.restart()
         if step >= schedule.steps:
             break
         until = schedule.next(step)
@@ -239,8 +245,8 @@ class _Pace:
         return rate
 
 
-def _restore(driver: DeviceDriver, run: Any, checkpoints: Any, resume: bool) -> Progress:
-    """1. the newest good checkpoint of this run; 2. a fresh start."""
+def _restore(driver: DeviceDriver, run: Any, checkpoints: Any, schedule: Schedule, resume: bool) -> Progress:
+    """1. the newest good checkpoint of this run; 2. a fresh start. Refuses to end before where the run stands."""
     found = checkpoints.restore(driver.target()) if resume else None
     if found is None:
         if resume:
@@ -249,6 +255,8 @@ def _restore(driver: DeviceDriver, run: Any, checkpoints: Any, resume: bool) -> 
         driver.initialize()
         return Progress()
     step, carry, host = found
+    if step > schedule.steps:
+        raise UserError(f'the run stands at step {step} already; --steps={schedule.steps} would take it back')
     driver.start(carry, step)
     if isinstance(driver, HostDriver):
         driver.set_host_state(host['host'])

@@ -1,21 +1,20 @@
-"""One episode as an mp4 file, rendered and encoded in a process of its own: a GL crash must not take a trainer down."""
+"""One episode as an mp4 file. The policy acts here; another process renders, where GL may crash as it likes."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from core_jax.env_worker import Slot, last_words, load_factory
 from core_jax.errors import UserError
 from core_jax.evaluate import Act, episode_seed
+from core_jax.film_worker import film
 from core_jax.worker_process import WorkerDied, WorkerProcess
 
 
@@ -49,76 +48,24 @@ def record_video(
         raise NoRenderer("no encoder for video: pip install 'tenfold[video]'")
     path.parent.mkdir(parents=True, exist_ok=True)
     fold_in = jax.jit(jax.random.fold_in)
-    worker = WorkerProcess(film, make_render_env, str(path), every, fps)
-    try:
-        spaces = worker.receive()
-        worker.send(episode_seed(seed, 0))
-        observation, done = worker.receive(), False
-        for step in range(max_steps):
-            memory, actions = act(memory, observation[None], fold_in(key, np.uint32(step)))
-            worker.send(np.clip(actions[0], spaces.low, spaces.high))
-            observation, done = worker.receive()
-            if done:
-                break
-        worker.send(None)
-        worker.receive()
-    except (UserError, WorkerDied) as error:
-        raise NoRenderer(str(error)) from error
-    finally:
-        worker.close()
-    return path
-
-
-def film(connection: Any, payload: bytes, path: str, every: int, fps: float) -> None:
-    """The other process: is sent a seed, then actions, then None; answers with observations."""
-    import imageio_ffmpeg
-
-    unfinished = pathlib.Path(path).with_suffix('.part.mp4')
-    with last_words(connection):
-        make_env = load_factory(payload)
-        with _rendering():
-            slot = Slot(make_env)
+    with tempfile.TemporaryDirectory(prefix='.film-', dir=path.parent) as folder:
+        unfinished = pathlib.Path(folder) / path.name
+        worker = WorkerProcess(film, make_render_env, str(unfinished), every, fps)
         try:
-            connection.send(slot.spaces())
-            connection.send(np.asarray(slot.reset(connection.recv()), np.float32))
-            frame = _frame(slot.env)
-            size = frame.shape[1::-1]
-            encoder = imageio_ffmpeg.write_frames(str(unfinished), size, fps=fps / every, macro_block_size=2)
-            encoder.send(None)
-            encoder.send(frame)
-            step = 0
-            while (action := connection.recv()) is not None:
-                _, _, done, observation = slot.step(action)
-                step += 1
-                if done or step % every == 0:
-                    encoder.send(_frame(slot.env))
-                connection.send((np.asarray(observation, np.float32), bool(done)))
-            encoder.close()
+            spaces = worker.receive()
+            worker.send(episode_seed(seed, 0))
+            observation = worker.receive()
+            for step in range(max_steps):
+                memory, actions = act(memory, observation[None], fold_in(key, np.uint32(step)))
+                worker.send(np.clip(actions[0], spaces.low, spaces.high))
+                observation, done = worker.receive()
+                if done:
+                    break
+            worker.send(None)
+            worker.receive()
             os.replace(unfinished, path)
+        except (UserError, WorkerDied) as error:
+            raise NoRenderer(str(error)) from error
         finally:
-            unfinished.unlink(missing_ok=True)
-            slot.env.close()
-        connection.send(None)
-
-
-def _frame(env: Any) -> np.ndarray:
-    """uint8 [height, width, 3], contiguous."""
-    with _rendering():
-        frame = env.render()
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise UserError(f"render() of {env} gives no uint8 picture; make it with render_mode='rgb_array'")
-    return np.ascontiguousarray(frame)
-
-
-@contextlib.contextmanager
-def _rendering() -> Iterator[None]:
-    """Turns what a missing renderer raises, which may be anything, into one line that names what to install."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        # Debian's mesa-utils draws in EGL, GL and the software renderer.
-        hint = '; on Debian or Ubuntu: apt-get install mesa-utils' if 'mujoco' in sys.modules else ''
-        raise UserError(f'no renderer ({reason[0]}){hint}') from error
+            worker.close()
+    return path

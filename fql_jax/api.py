@@ -29,6 +29,7 @@ from core_jax import checkpoint, loop, replay, sources, stats
 from core_jax.driver import DeviceDriver, Numerics
 from core_jax.errors import UserError
 from core_jax.evaluate import Evaluator
+from core_jax.files import read_metrics
 from core_jax.mesh import describe, fetch, initialize_distributed, make_mesh
 from core_jax.networks import parameter_count
 from core_jax.runs import Run
@@ -82,6 +83,8 @@ def train(
     fields = dict(fields or {})
     if env is not None:
         fields['env'] = env
+    elif make_env is not None:
+        fields.setdefault('env', tasks.OWN + _name(make_env))
     if isinstance(dataset, str):
         fields['dataset'] = dataset
     if resume and not workdir:
@@ -89,7 +92,11 @@ def train(
     if workdir:
         Run.check(workdir, resume=resume, overwrite=overwrite)
     saved = Run.saved_config(workdir) if resume else None
-    config = settings.for_resume(saved['config'], fields) if saved else settings.resolve(fields, preset, debug)
+    config = (
+        settings.for_resume(saved['config'], fields, preset, debug)
+        if saved
+        else settings.resolve(fields, preset, debug)
+    )
     task = tasks.resolve(config.env)
     initialize_distributed()
     first = jax.process_index() == 0
@@ -98,6 +105,7 @@ def train(
     seeds, varied = settings.members(config)
     mesh = make_mesh(config.mesh or _default_mesh(len(seeds)))
     started = time.monotonic()
+    make_env = make_env or functools.partial(tasks.make_env, task.gym_id)
     say(f'{config.agent} on {config.env} ({task.gym_id}), seed {config.seed}')
     if preset is None and not saved and not debug:
         say("settings: small, for a CPU; the paper's are in configs/fql/")
@@ -106,9 +114,14 @@ def train(
     signals = loop.Signals()
     with signals:
         rows = data.from_arrays(dataset) if isinstance(dataset, dict) else _load(task, config, say, signals)
+    if first and (config.dataset or isinstance(dataset, dict)):
+        _check_spaces(make_env, rows)
     driver, learner = build(config, rows, mesh=mesh, numerics=numerics, seeds=seeds, hparams=varied)
     directory = pathlib.Path(workdir or _new_directory(config))
-    command = shlex.join(command or ['python', '-m', 'fql_jax.main', f'--env={config.env}'])
+    resume_command = (
+        _resume_words(command, directory) if command else f'fql_jax.train(..., workdir={str(directory)!r}, resume=True)'
+    )
+    command = shlex.join(command) if command else 'fql_jax.train(...)'
 
     with contextlib.ExitStack() as stack:
         run = Run.open(
@@ -128,7 +141,6 @@ def train(
         stack.enter_context(signals)
         evaluator = None
         if first:
-            make_env = make_env or functools.partial(tasks.make_env, task.gym_id)
             workers = config.workers or None
             evaluator = stack.enter_context(Evaluator(make_env, workers=workers, envs=_slots(config)))
         evaluate = Evaluation(learner, evaluator, config, seeds)
@@ -142,14 +154,14 @@ def train(
             loop.Schedule(config.steps, config.log_interval, config.eval_interval, config.save_interval),
             resume=resume,
             evaluate=evaluate,
-            resume_command=shlex.join(_resume_words(command, directory)),
+            resume_command=resume_command,
             signals=signals,
             profile=directory / 'profile' if profile else None,
         )
         policies = driver.policies()  # all processes together
         if not first:
             return Result(directory, {})
-        return _finish(run, driver, learner, config, evaluate, progress, policies, make_env, started)
+        return _finish(run, driver, learner, config, progress, policies, make_env, started)
 
 
 def _load(task: tasks.Task, config, say: Callable[[str], None], signals: loop.Signals) -> dict[str, np.ndarray]:
@@ -172,6 +184,14 @@ def _silent(text: str) -> None:
     """Where the first process speaks for all."""
 
 
+def _check_spaces(make_env: Callable[[], Any], rows: dict[str, np.ndarray]) -> None:
+    """UserError where somebody's own data do not fit the environment: found now, not at the first evaluation."""
+    with contextlib.closing(make_env()) as env:
+        for key, space in (('observations', env.observation_space), ('actions', env.action_space)):
+            if rows[key].shape[1:] != space.shape:
+                raise UserError(f'the data have {key} of shape {rows[key].shape[1:]}, the environment {space.shape}')
+
+
 def build(
     config: ml_collections.ConfigDict,
     rows: dict[str, np.ndarray],
@@ -190,12 +210,11 @@ def build(
 
 
 class Evaluation:
-    """Episodes with each member's policy; `loop.train` calls it, and the last rows stay in `latest`."""
+    """Episodes with each member's policy, for `loop.train` to call."""
 
     def __init__(self, learner: Learner, evaluator: Evaluator | None, config, seeds: list[int]):
         self.learner, self.evaluator, self.config, self.seeds = learner, evaluator, config, seeds
         self.act = jax.jit(learner.act)
-        self.latest: dict[int, dict[str, float]] = {}
 
     def __call__(self, step: int, policies: dict[int, Any], stop: Callable[[], bool]) -> dict[int, dict[str, float]]:
         if self.evaluator is None:  # another process evaluates
@@ -211,7 +230,6 @@ class Evaluation:
                 should_stop=stop,
             )
             rows[member] = summarize(episodes)
-        self.latest = rows
         return rows
 
 
@@ -250,18 +268,21 @@ def _mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
-def _finish(run, driver, learner, config, evaluate, progress, policies, make_env, started) -> Result:
+def _finish(run, driver, learner, config, progress, policies, make_env, started) -> Result:
     """Plot, video, exported policies, summary.json, and what to try next."""
+    # From the file: a run that was killed after its last evaluation does not make it again.
+    rows = [row for row in read_metrics(run.directory / 'metrics.jsonl') if row['kind'] == 'eval']
+    latest = {row.get('member', 0): row for row in rows if row['step'] == config.steps}
     metrics = {}
-    for member, row in sorted(evaluate.latest.items()):
+    for member, row in sorted(latest.items()):
         prefix = '' if driver.members == 1 else f'member_{member}/'
         for name in ('success', 'return'):
             if name in row:
                 value, low, high = row[name], row[f'{name}_low'], row[f'{name}_high']
                 metrics[prefix + name] = {'value': value, 'low': low, 'high': high, 'n': row['episodes']}
-    if driver.members > 1 and any('success' in row for row in evaluate.latest.values()):
-        wins = sum(round(row['success'] * row['episodes']) for row in evaluate.latest.values())
-        n = sum(row['episodes'] for row in evaluate.latest.values())
+    if driver.members > 1 and any('success' in row for row in latest.values()):
+        wins = sum(round(row['success'] * row['episodes']) for row in latest.values())
+        n = sum(row['episodes'] for row in latest.values())
         low, high = stats.wilson(wins, n)
         metrics['success'] = {'value': wins / n, 'low': low, 'high': high, 'n': n}
 
@@ -371,6 +392,11 @@ def run(fields: dict[str, Any], **keywords: Any) -> int:
     return 0
 
 
+def _name(make_env: Callable[[], Any]) -> str:
+    function = make_env.func if isinstance(make_env, functools.partial) else make_env
+    return getattr(function, '__qualname__', type(function).__name__)
+
+
 def _default_mesh(members: int) -> dict[str, int]:
     devices = jax.device_count()
     return {'population': devices} if members > 1 and members % devices == 0 else {'data': devices}
@@ -414,8 +440,8 @@ def _announce(run: Run, driver: DeviceDriver, config) -> None:
     run.say(f'training {config.steps:,} updates of {config.batch_size}; compiling the first one ...')
 
 
-def _resume_words(command: str, directory: pathlib.Path) -> list[str]:
-    words = [w for w in shlex.split(command) if w not in ('--overwrite', '--resume')]
+def _resume_words(command: list[str], directory: pathlib.Path) -> str:
+    words = [w for w in command if w not in ('--overwrite', '--resume')]
     if not any(w.startswith('--workdir') for w in words):
         words.append(f'--workdir={directory}')
-    return [*words, '--resume']
+    return shlex.join([*words, '--resume'])

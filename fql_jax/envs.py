@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from core_jax.errors import UserError
+from fql_jax import tasks
 
 FILM_SIZE = 320  # pixels, square
 
@@ -31,7 +32,7 @@ def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
                     raise
                 raise UserError(f'{gym_id} shows pictures, which need a renderer: {error}') from error
         try:
-            entry_point = gymnasium.spec(gym_id).entry_point
+            entry_point = tasks.specification(gym_id).entry_point
             of_ogbench = isinstance(entry_point, str) and entry_point.startswith('ogbench.')
             if render and not of_ogbench:
                 kwargs['render_mode'] = 'rgb_array'  # OGBench's own can always be rendered, and know no mode
@@ -39,7 +40,7 @@ def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
                 kwargs |= {'width': FILM_SIZE, 'height': FILM_SIZE}
             env = gymnasium.make(gym_id, disable_env_checker=True, **kwargs)
         except (gymnasium.error.Error, ImportError) as error:
-            raise UserError(f'cannot build environment {gym_id!r}: {error}') from error
+            raise UserError(f'cannot build environment {gym_id!r}: {" ".join(str(error).split())}') from error
         if not isinstance(env.action_space, gymnasium.spaces.Box):
             raise UserError(f'environment {gym_id!r} has actions {env.action_space}; FQL needs a continuous box')
         if of_ogbench:

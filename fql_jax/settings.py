@@ -101,24 +101,33 @@ def resolve(fields: dict[str, Any], preset: dict[str, Any] | None = None, debug:
     config = get_config(agent)
     for layer in layers:
         cli.apply(config, layer)
-    if preset is None and 'data_kind' not in fields and config.dataset == '':
-        kinds = tasks.resolve(config.env).kinds
-        if kinds and config.data_kind not in kinds:
-            config.data_kind = ''  # the small preset's kind is for manipulation
+    if preset is None:
+        _suit_kind(config, fields)
     validate(config)
     return config
+
+
+def _suit_kind(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> None:
+    """The kind of data in SMALL and DEBUG is for manipulation; an environment without it gets its own."""
+    if 'data_kind' not in fields and config.dataset == '':
+        kinds = tasks.resolve(config.env).kinds
+        if kinds and config.data_kind not in kinds:
+            config.data_kind = ''
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for values that no run can have."""
     tasks.resolve(config.env)
     cli.require_positive(config, ('steps', 'batch_size', 'seeds', 'eval_episodes', 'flow_steps', 'num_critics'))
-    cli.require_positive(config, ('seed', 'log_interval', 'eval_interval', 'save_interval', 'data_episodes', 'data_length'), 0)
-    cli.require_positive(config, ('workers', 'alpha', 'learning_rate', 'tau', 'discount'), 0)
+    cli.require_positive(config, ('seed', 'log_interval', 'eval_interval', 'save_interval'), 0)
+    cli.require_positive(config, ('data_episodes', 'data_length', 'workers'), 0)
+    cli.require_positive(config, ('alpha', 'learning_rate', 'tau', 'discount'), 0)
     if not config.hidden_dims or min(config.hidden_dims) < 1:
         raise UserError(f'hidden_dims must be widths of at least 1, got {config.hidden_dims}')
     if config.q_agg not in ('mean', 'min'):
         raise unknown('q_agg', config.q_agg, ('mean', 'min'))
+    if config.seed + config.seeds > 2**32:
+        raise UserError(f'seeds lie below 2**32, got {config.seed}')
     if config.tau > 1 or config.discount > 1:
         raise UserError(f'tau and discount lie in 0..1, got {config.tau} and {config.discount}')
     members(config)
@@ -144,12 +153,17 @@ def members(config: ml_collections.ConfigDict) -> tuple[list[int], dict[str, lis
 FREE_ON_RESUME = ('steps', 'workers', 'video', 'mesh', 'eval_episodes')
 
 
-def for_resume(saved: dict[str, Any], fields: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The saved config with `fields` on top; UserError where those would make it another run."""
+def for_resume(
+    saved: dict[str, Any], fields: dict[str, Any], preset: dict[str, Any] | None = None, debug: bool = False
+) -> ml_collections.ConfigDict:
+    """The saved config with what is asked for on top; UserError where that would make it another run."""
     config = get_config(saved['agent'])
     cli.apply(config, _flat(saved))
     before = config.to_dict()
-    cli.apply(config, fields)
+    for layer in (preset or {}, DEBUG if debug else {}, fields):
+        cli.apply(config, layer)
+    if preset is None:
+        _suit_kind(config, fields)
     validate(config)
     changed = [
         f'{name}: saved {old!r}, wanted {new!r}'

@@ -11,9 +11,12 @@ Nothing here imports jax, mujoco or ogbench.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 
 from core_jax.errors import UserError, unknown
+
+OWN = 'own:'  # begins the name of an environment that `fql_jax.train` got as a function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,8 @@ def resolve(name: str) -> Task:
 
     Raises UserError for an unknown environment (with the nearest name) or a kind of data that it does not have.
     """
+    if name.startswith(OWN):
+        return Task('gymnasium', name, name)
     match = _NAME.fullmatch(name)
     environment = match and _SHORT.get(match['environment'], match['environment'])
     if environment in _TABLE:
@@ -143,10 +148,20 @@ def _from_gymnasium(name: str) -> Task | None:
     if name.startswith('ogbench-') or (':' not in name and name not in gymnasium.registry):
         return None
     try:
-        spec = gymnasium.spec(name)
+        spec = specification(name)
     except (gymnasium.error.Error, ImportError) as error:
-        raise UserError(f'cannot find environment {name!r}: {error}') from error
+        raise UserError(f'cannot find environment {name!r}: {" ".join(str(error).split())}') from error
     return Task('gymnasium', name, name, max_steps=spec.max_episode_steps or 1000)
+
+
+def specification(gym_id: str):
+    """What gymnasium knows of an environment. Unlike `gymnasium.spec`, it imports the module in `module:Name-v0`."""
+    import gymnasium
+
+    module, _, name = gym_id.rpartition(':')
+    if module:
+        importlib.import_module(module)
+    return gymnasium.spec(name)
 
 
 def make_env(gym_id: str, render: bool = False):

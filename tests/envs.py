@@ -49,10 +49,13 @@ class Walk(gymnasium.Env):
 
 
 class NoInfo(Walk):
-    """Says nothing of success."""
+    """Says nothing of success, and shows nothing."""
 
     def step(self, action):
         return *super().step(action)[:4], {}
+
+    def render(self):
+        return None
 
 
 class Raises(Walk):
@@ -92,10 +95,24 @@ class BlackBox(Walk):
     """Cannot be rendered."""
 
     def render(self):
-        raise ImportError('libEGL.so.1: cannot open shared object file')
+        raise ImportError('libEGL.so.1: cannot open shared object file\nand more')
 
 
-def unlike_the_parent():
+class MuJoCoBox(Walk):
+    """Cannot be rendered by MuJoCo."""
+
+    def render(self):
+        import mujoco
+
+        raise mujoco.FatalError('gladLoadGL error')
+
+
+class Crashes(Walk):
+    def render(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def clean_walk():
     """Fails where the process that runs it is not clean of jax or of more threads than one."""
     import sys
 

@@ -237,31 +237,32 @@ def population():
     """Three rates; the last member's loss is nan in the update that starts at step 11."""
     driver = device_driver(seeds=[0, 1, 2], hparams={'learning_rate': RATES, 'poison': POISON})
     driver.advance(20)
+    driver.after = [member(driver, i) for i in range(3)]  # before any report
     return driver
 
 
 def test_mapped_member_equals_its_solo_run_bit_for_bit(population, solo):
-    assert_same(member(population, 1), member(solo))
+    assert_same(population.after[1], member(solo))
 
 
 def test_hparams_are_each_member_s_own(population):
     """The same seed with another rate is another run, with the same rate the same."""
     driver = device_driver(seeds=[1, 1, 1], hparams={'learning_rate': [1e-2, 2e-2, 2e-2]})
     driver.advance(20)
-    assert_same(member(driver, 1), member(population, 1))
-    assert_same(member(driver, 2), member(population, 1))
+    assert_same(member(driver, 1), population.after[1])
+    assert_same(member(driver, 2), population.after[1])
     assert not np.array_equal(driver.state(0).model.params['w'], driver.state(1).model.params['w'])
 
 
 def test_non_finite_member_is_frozen_at_its_last_good_state_and_named(population):
-    report = jax.tree.map(np.asarray, fetch(population._report(jax.tree.map(jnp.copy, population.carry))[1]))
+    report = population.report()
     np.testing.assert_array_equal(report.bad_step, [-1, -1, 12])
     np.testing.assert_array_equal(report.count, [20, 20, 11])
     assert np.isfinite(report.metrics['loss']).all() and np.isnan(report.bad_metrics['loss'][2])
 
     same = device_driver(seeds=[2], hparams={'learning_rate': RATES[2]})
     same.advance(11)
-    frozen, good = member(population, 2), member(same)
+    frozen, good = population.after[2], member(same)
     differ = {name for name in frozen if not np.array_equal(frozen[name], good[name])}
     assert all(name.startswith(('.bad_step', '.bad_metrics')) for name in differ) and differ
 
@@ -276,7 +277,7 @@ def test_vectorised_members_are_near_their_solo_runs(population):
     )
     driver.advance(20)
     for i in range(3):
-        assert_near(member(driver, i), member(population, i))
+        assert_near(member(driver, i), population.after[i])
 
 
 @pytest.mark.parametrize('shape', ['population:2', 'population:2,data:4'])
@@ -287,7 +288,7 @@ def test_members_are_laid_over_the_mesh(shape, population):
     assert weights.sharding.spec[0] == 'population'
     driver.advance(20)
     for i in range(3):
-        assert_near(member(driver, i), member(population, i))
+        assert_near(member(driver, i), population.after[i])
     np.testing.assert_array_equal(driver.report().bad_step, [-1, -1, 12, 6])
     assert driver.traces == 1
 
@@ -353,14 +354,16 @@ def test_bytes_per_device_of_a_population_and_of_one_member(population, on_one_d
 class Batches:
     """Batch after batch of a fixed series; notes the clocks at which it is asked."""
 
-    def __init__(self, steps=1, asks=False):
-        self.steps, self.asks, self.position, self.driver, self.seen = steps, asks, 0, None, []
+    def __init__(self, steps=1, asks=False, bad=None):
+        self.steps, self.asks, self.bad, self.position, self.seen = steps, asks, bad, 0, []
 
     def next(self, act):
         self.seen.append((self.driver.environment_steps, self.driver.updates))
         batch = batch_of(self.position)
         if self.asks:
             batch['actions'] = np.clip(act(batch['observations']), -1, 1)
+        if self.position == self.bad:
+            batch['observations'][0, 0] = np.nan
         self.position += 1
         return batch, self.steps
 
@@ -379,55 +382,102 @@ def batch_of(position):
 
 def host_driver(feed, **keywords):
     source = sources.stream(batch_of(0))
-    driver = HostDriver(RICH, source, mesh=make_mesh('data:1'), seeds=[1], feed=feed, chunk=8, **keywords)
-    feed.driver = driver
-    return driver
+    return HostDriver(RICH, source, mesh=make_mesh('data:1'), seeds=[1], feed=feed, chunk=8, **keywords)
 
 
 @pytest.fixture(scope='module')
-def fed():
+def compiled():
+    """One program for all of the tests below."""
     driver = host_driver(Batches())
     driver.initialize()
-    driver.begun = first_member(driver.carry)
-    driver.advance(20)
+    driver.fresh = driver.carry
     return driver
 
 
+@pytest.fixture
+def fed(compiled):
+    """Begins again, with `feed` and clocks at 0."""
+
+    def begin(feed, ratio=1, warmup=0):
+        feed.driver, compiled.feed, compiled.ratio, compiled.warmup = compiled, feed, Fraction(ratio), warmup
+        compiled.set_host_state({'environment_steps': 0, 'calls': 0, 'feed': {'position': 0}})
+        compiled.start(jax.tree.map(jnp.copy, compiled.fresh))
+        return compiled
+
+    yield begin
+    assert compiled.traces <= 1
+
+
 def test_host_driver_makes_the_learner_s_own_updates(fed):
-    state = fed.begun.state
+    driver = fed(Batches())
+    state = first_member(driver.carry).state
+    driver.advance(20)
     hparams = {name: jnp.float32(value) for name, value in RICH.hparams.items()}
     for i in range(20):
         state, _ = STEP(state, batch_of(i), hparams)
-    for ours, theirs in zip(*map(jax.tree.leaves, (fetch(fed.carry.state), fetch(state))), strict=True):
+    for ours, theirs in zip(*map(jax.tree.leaves, (fetch(driver.carry.state), fetch(state))), strict=True):
         np.testing.assert_allclose(ours[0], theirs, rtol=1e-5, atol=1e-6)
-    assert fed.traces == 1 and fed.feed.position == 20
+    assert driver.feed.position == 20
 
 
 @pytest.mark.parametrize('warmup', [0, 5])
 @pytest.mark.parametrize('ratio', [1 / 16, 1 / 3, 1, 2, 16])
 def test_updates_to_data_ratio_is_exact_at_every_environment_step(fed, ratio, warmup):
     exact = {1 / 16: Fraction(1, 16), 1 / 3: Fraction(1, 3)}.get(ratio, Fraction(ratio))
-    feed = Batches()
-    assert host_driver(feed, ratio=ratio).ratio == exact
-    feed.driver = fed  # one compiled program for all ratios
-    fed.feed, fed.ratio, fed.warmup = feed, exact, warmup
-    fed.environment_steps, fed.updates = 0, 0
-    begun = int(fed.state().step)
+    assert host_driver(Batches(), ratio=ratio).ratio == exact
+    driver = fed(Batches(), exact, warmup)
     wanted = int(exact * 48)  # 48 steps after the warm-up
     for part in (1, wanted - 2, 1):
-        fed.advance(max(part, 0))
-    assert fed.updates == wanted == int(fed.state().step) - begun
-    assert fed.environment_steps == warmup + 48
-    assert feed.seen == [(s, max(0, int(exact * (s - warmup) // 1))) for s in range(warmup + 48)]
-    assert fed.traces == 1
+        driver.advance(part)
+    assert driver.updates == wanted == driver.state().step
+    assert driver.environment_steps == warmup + 48
+    assert driver.feed.seen == [(s, max(0, int(exact * (s - warmup) // 1))) for s in range(warmup + 48)]
 
 
-def test_ratio_with_several_steps_a_call_is_caught_up_after_each(fed):
-    feed = Batches(steps=5)
-    feed.driver, fed.feed, fed.ratio, fed.warmup = fed, feed, Fraction(2, 3), 7
-    fed.environment_steps, fed.updates = 0, 0
-    fed.advance(12)
-    assert feed.seen == [(0, 0), (5, 0), (10, 2), (15, 5), (20, 8)]
+def test_several_steps_a_call_are_caught_up_after_each(fed):
+    driver = fed(Batches(steps=5), Fraction(2, 3), warmup=7)
+    driver.advance(12)
+    assert driver.feed.seen == [(0, 0), (5, 0), (10, 2), (15, 5), (20, 8)]
+
+
+def test_one_bad_batch_freezes_for_good(fed):
+    """What comes after it is finite again, but the run is at its last good state and stays there."""
+    driver = fed(Batches(bad=3))
+    driver.advance(3)
+    good = driver.state()
+    driver.advance(5)
+    jax.tree.map(np.testing.assert_array_equal, driver.state(), good)
+    report = driver.report()
+    assert report.bad_step[0] == 4 and report.count[0] == 3 and np.isnan(report.bad_metrics['loss'][0])
+
+
+def test_host_driver_asks_the_policy_with_fresh_noise_and_one_fetch(fed):
+    driver = fed(Batches(asks=True), ratio=2)
+    before = fetch.count
+    driver.advance(20)
+    assert fetch.count == before + 10
+    observations = batch_of(0)['observations']
+    first, second = driver.act(observations), driver.act(observations)
+    mean = predict(*RICH.policy(first_member(driver.carry).state), observations)
+    for actions in (first, second):
+        assert 0.05 < np.std(actions - mean) < 0.2
+    assert np.corrcoef((first - mean).ravel(), (second - mean).ravel())[0, 1] < 0.5
+
+
+def test_host_driver_goes_on_exactly(fed):
+    driver = fed(Batches(asks=True), ratio=2)
+    driver.advance(20)
+    whole = member(driver)
+
+    driver = fed(Batches(asks=True), ratio=2)
+    driver.advance(9)
+    saved, carry = driver.host_state(), jax.tree.map(jnp.copy, driver.carry)
+    driver.advance(5)  # lost
+    driver = fed(Batches(asks=True), ratio=2)
+    driver.set_host_state(saved)
+    driver.start(carry, 9)
+    driver.advance(11)
+    assert_same(whole, member(driver))
 
 
 def test_updates_due_is_the_floor_of_an_exact_product():
@@ -436,32 +486,6 @@ def test_updates_due_is_the_floor_of_an_exact_product():
             assert updates_due(steps, ratio, warmup=7) == max(0, (ratio * (steps - 7)).__floor__())
     with pytest.raises(UserError, match='ratio must be positive'):
         host_driver(Batches(), ratio=0)
-
-
-def test_host_driver_fetches_once_for_each_question_to_the_policy_and_goes_on_exactly():
-    feed = Batches(asks=True)
-    driver = host_driver(feed, ratio=2)
-    driver.initialize()
-    fresh = jax.tree.map(jnp.copy, driver.carry)
-    before = fetch.count
-    driver.advance(20)
-    assert fetch.count == before + 10
-    whole = member(driver)
-
-    driver.feed = feed = Batches(asks=True)
-    feed.driver = driver
-    driver.set_host_state({'environment_steps': 0, 'calls': 0, 'feed': {'position': 0}})
-    driver.start(fresh)
-    driver.advance(9)
-    saved, carry = driver.host_state(), jax.tree.map(jnp.copy, driver.carry)
-    driver.advance(5)  # lost
-    driver.feed = feed = Batches(asks=True)
-    feed.driver = driver
-    driver.set_host_state(saved)
-    driver.start(carry, 9)
-    driver.advance(11)
-    assert_same(whole, member(driver))
-    assert driver.traces == 1
 
 
 # The numerics policy

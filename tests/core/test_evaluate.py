@@ -107,7 +107,7 @@ def test_success_is_nan_where_the_environment_says_nothing():
 
 
 def test_workers_are_clean_of_jax_and_single_threaded():
-    with Evaluator(envs.unlike_the_parent, workers=1, envs=1) as evaluator:
+    with Evaluator(envs.clean_walk, workers=1, envs=1) as evaluator:
         evaluator.run(third_of_the_way, episodes=1, seed=0, key=KEY)
     assert 'OMP_NUM_THREADS' not in os.environ or os.environ['OMP_NUM_THREADS'] != '1'
 
@@ -128,6 +128,11 @@ def test_an_interrupted_run_leaves_the_evaluator_usable(walk):
     np.testing.assert_array_equal(expected.returns, again.returns)
 
 
+def test_actions_of_the_wrong_shape_are_not_broadcast(walk):
+    with pytest.raises(ValueError, match=r'act gave actions \(1, 1\), not \(2, 1\)'):
+        walk.run(lambda memory, observations, key: (memory, np.zeros((1, 1))), episodes=4, seed=0, key=KEY)
+
+
 def test_starts_at_once_builds_in_the_background_and_stops_while_building():
     start = time.monotonic()
     evaluator = Evaluator(envs.Slow, workers=1, envs=12)
@@ -143,6 +148,17 @@ def test_an_exception_in_an_environment_reaches_the_parent():
     with Evaluator(envs.Raises, workers=1, envs=2) as evaluator:
         with pytest.raises(WorkerError, match='ZeroDivisionError: the floor gave way'):
             evaluator.run(third_of_the_way, episodes=2, seed=0, key=KEY)
+        with pytest.raises(RuntimeError, match='closed'):
+            evaluator.run(third_of_the_way, episodes=2, seed=0, key=KEY)
+
+
+def test_a_keyboard_interrupt_closes():
+    def act(memory, observations, key):
+        raise KeyboardInterrupt
+
+    with Evaluator(envs.Walk, workers=1, envs=2) as evaluator:
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.run(act, episodes=2, seed=0, key=KEY)
         with pytest.raises(RuntimeError, match='closed'):
             evaluator.run(third_of_the_way, episodes=2, seed=0, key=KEY)
 
@@ -173,16 +189,22 @@ def factory():
     return envs.Endless()
 
 if __name__ == '__main__':
-    import jax
+    import signal, jax
     from core_jax.evaluate import Evaluator
+    from core_jax.loop import Interrupted
     evaluator = Evaluator(factory, workers=2, envs=2)
+    received = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     def act(memory, observations, key):
         print(*(worker.pid for worker in evaluator._workers), flush=True)
         return memory, 0 * observations[:, :1]
-    for _ in range(2):
+    for count in 1, 2, 3:
         try:
-            evaluator.run(act, episodes=2, seed=0, key=jax.random.key(0))
-        except KeyboardInterrupt:
+            evaluator.run(
+                act, episodes=2, seed=0, key=jax.random.key(0), should_stop=lambda: len(received) == count
+            )
+        except Interrupted:
             print('interrupted', flush=True)
 """
 
@@ -195,19 +217,24 @@ def alive(pid):
 
 
 def test_signals_are_for_the_parent_and_workers_leave_with_it(tmp_path):
-    """SIGINT to the process group, as from a terminal, then SIGKILL to the parent. The factory lives in a script."""
+    """SIGINT and SIGTERM to the process group, as terminals and batch systems send them, then SIGKILL to the parent.
+
+    The factory lives in a script.
+    """
     script = tmp_path / 'script.py'
     script.write_text(SCRIPT.format(tests=str(TESTS)))
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, start_new_session=True)
     with process:
-        before = process.stdout.readline()
-        os.killpg(process.pid, signal.SIGINT)
-        lines = iter(process.stdout.readline, 'interrupted\n')
-        assert all(line == before for line in lines)
-        assert process.stdout.readline() == before  # the same workers go on
-        process.kill()
+        try:
+            workers = process.stdout.readline()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.killpg(process.pid, number)
+                assert set(iter(process.stdout.readline, 'interrupted\n')) <= {workers}
+                assert process.stdout.readline() == workers  # the same workers go on
+        finally:
+            process.kill()
         process.stdout.read()  # returns when the workers, who hold the other end too, are gone
-    pids = [int(word) for word in before.split()]
+    pids = [int(word) for word in workers.split()]
     assert len(pids) == 2 and not any(map(alive, pids))
 
 

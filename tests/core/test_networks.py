@@ -50,15 +50,17 @@ def test_mlp_is_dense_activation_norm(fields):
     np.testing.assert_allclose(jax.jit(module.apply)(params, x), expected, rtol=2e-5, atol=2e-5)
 
 
-def test_initialisation_is_xavier_with_a_small_last_layer():
-    params = jax.jit(networks.MLP((64, 64, 4), final_scale=1e-2).init)(jax.random.key(0), jnp.zeros((1, 32)))
+def test_initialisation_is_xavier_with_a_small_last_layer_and_members_differ():
+    module = networks.ensemble(networks.MLP, 2)((64, 64, 4), final_scale=1e-2)
+    params = fetch(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 32))))['params']
     for i, (fan_in, fan_out, scale) in enumerate([(32, 64, 1.0), (64, 64, 1.0), (64, 4, 1e-2)]):
-        layer = params['params'][f'Dense_{i}']
+        kernels = params[f'Dense_{i}']['kernel']
+        assert kernels.shape == (2, fan_in, fan_out) and not np.array_equal(*kernels)
         bound = np.sqrt(scale * 6 / (fan_in + fan_out))
-        kernel = np.asarray(layer['kernel'])
-        assert 0.95 * bound < np.abs(kernel).max() <= bound
-        assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)  # uniform
-        assert not np.asarray(layer['bias']).any()
+        for kernel in kernels:
+            assert 0.95 * bound < np.abs(kernel).max() <= bound
+            assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)  # uniform
+        assert not params[f'Dense_{i}']['bias'].any()
 
 
 def test_value_is_an_ensemble_of_independent_networks():
@@ -71,10 +73,8 @@ def test_value_is_an_ensemble_of_independent_networks():
     values = jax.jit(module.apply)(params, observations, actions)
     assert values.shape == (3, BATCH)
     np.testing.assert_allclose(values, members, rtol=5e-5, atol=5e-5)
-
-    fresh = fetch(jax.jit(networks.Value((8,)).init)(jax.random.key(0), observations))['params']['ensemble']
-    assert fresh['Dense_0']['kernel'].shape == (2, 3, 8)  # observations alone
-    assert not np.array_equal(*fresh['Dense_0']['kernel'])
+    alone = jax.eval_shape(networks.Value((8,)).init, jax.random.key(0), observations)['params']['ensemble']
+    assert alone['Dense_0']['kernel'].shape == (2, 3, 8)  # observations alone
 
 
 def test_actor_concatenates_its_inputs():

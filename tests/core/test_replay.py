@@ -103,12 +103,11 @@ def test_one_step_windows_are_the_transitions(key):
 
 def test_dataset_over_eight_devices_equals_one(key):
     data = replay.dataset(**arrays())
-    chunks = jax.jit(replay.sample_chunks, static_argnums=(2, 3))
-    sample = jax.jit(replay.sample, static_argnums=2)
+    both = jax.jit(lambda data, key: (replay.sample(data, key, 64), replay.sample_chunks(data, key, 64, 3)))
     batches = []
     for shape in ('data:1', 'data:8'):
         placed = replay.place_dataset(data, make_mesh(shape))
-        batches.append(fetch((sample(placed, key, 64), chunks(placed, key, 64, 3))))
+        batches.append(fetch(both(placed, key)))
     jax.tree.map(np.testing.assert_array_equal, *batches)
     assert placed['observations'].addressable_shards[0].data.shape == (3, 2)  # 20 rows, padded to 24
     assert placed['starts'].is_fully_replicated
