@@ -362,21 +362,26 @@ class HostDriver(DeviceDriver):
         self.ratio = Fraction(ratio).limit_denominator(1 << 20)
         if self.ratio <= 0:
             raise UserError('the update-to-data ratio must be positive')
-        self._receive = jax.jit(
-            lambda data, batch: jax.vmap(lambda d: self.source.receive(d, batch))(data),
-            donate_argnums=0,
-            out_shardings=self.shardings.data,
-        )
+        self._receive = jax.jit(self._receive_all, donate_argnums=0, out_shardings=self.shardings.data)
         self._act = jax.jit(self._act_of_first)
 
+    def _receive_all(self, data: PyTree, bad_step: jax.Array, batch: PyTree) -> PyTree:
+        def member(data, bad_step):
+            received = self.source.receive(data, batch)
+            # A frozen member keeps the data that broke it, for `diagnose`.
+            return jax.tree.map(lambda new, old: jnp.where(bad_step < 0, new, old), received, data)
+
+        return jax.vmap(member)(data, bad_step)
+
     def _act_of_first(self, carry: Carry, observations: jax.Array, calls: jax.Array) -> jax.Array:
-        state, key = jax.tree.map(lambda x: x[0], (carry.state, carry.key))
+        running = jnp.argmax(carry.bad_step < 0)
+        state, key = jax.tree.map(lambda x: x[running], (carry.state, carry.key))
         memory = self.learner.memory(observations.shape[0])
         acting = jax.random.fold_in(jax.random.fold_in(key, 0x0AC7), calls)
         return self.learner.act(self.learner.policy(state), memory, observations, acting)[1]
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions [B, A] of the first member's current policy for observations [B, ...]."""
+        """Actions [B, A] of the first running member's current policy for observations [B, ...]."""
         self.calls += 1
         observations, calls = place((observations, np.int32(self.calls)), (replicated(self.mesh),) * 2)
         return fetch(self._act(self.carry, observations, calls))
@@ -392,7 +397,7 @@ class HostDriver(DeviceDriver):
             self.environment_steps += steps
             batch = place(batch, jax.tree.map(lambda s: replicated(self.mesh), batch))
             with jax.transfer_guard('disallow'):
-                data = self._receive(self.carry.data, batch)
+                data = self._receive(self.carry.data, self.carry.bad_step, batch)
             self.carry = self.carry.replace(data=data)
 
     def host_state(self) -> dict:

@@ -188,14 +188,16 @@ def _rows(arrays: Mapping[str, np.ndarray], name: str | os.PathLike) -> dict[str
     if not len(starts):
         raise UserError(f'{name}: there is no transition in it')
     pixels = arrays['observations'].dtype == np.uint8
-    return {
-        'observations': arrays['observations'].astype(np.uint8 if pixels else np.float32, copy=False),
-        'actions': np.clip(arrays['actions'].astype(np.float32, copy=False), -BOUND, BOUND),
-        'rewards': arrays['rewards'].astype(np.float32, copy=False),
-        'masks': arrays['masks'].astype(np.float32, copy=False),
-        'terminals': arrays['terminals'],
-        'starts': starts,
-    }
+    with np.errstate(over='ignore'):  # what is too large for float32 is found below
+        rows = {
+            'observations': arrays['observations'].astype(np.uint8 if pixels else np.float32, copy=False),
+            'actions': np.clip(arrays['actions'].astype(np.float32, copy=False), -BOUND, BOUND),
+            'rewards': arrays['rewards'].astype(np.float32, copy=False),
+            'masks': arrays['masks'].astype(np.float32, copy=False),
+            'terminals': arrays['terminals'],
+        }
+    check_arrays(rows, f'{name}, in float32')
+    return rows | {'starts': starts}
 
 
 def describe(rows: dict[str, np.ndarray]) -> str:

@@ -19,9 +19,9 @@ ENV = 'tiny:Tiny-v0'
 LENGTH = 6
 FIELDS = {
     'env': ENV,
-    'hidden_dims': (8, 8),
+    'hidden_dims': (8,),
     'batch_size': 16,
-    'flow_steps': 2,
+    'flow_steps': 1,
     'steps': 12,
     'log_interval': 3,
     'eval_interval': 6,
@@ -164,10 +164,10 @@ def stop_in_evaluation(monkeypatch, step: int, number: int) -> None:
 
 
 def program(module: str, *words: str, **environment: str) -> subprocess.Popen:
-    """`python -m module words`, as a user starts it, with this folder importable and one device."""
+    """`python -m module words`, as a user starts it, with this folder importable."""
     here = pathlib.Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent)])
-    variables = os.environ | {'PYTHONPATH': path, 'JAX_NUM_CPU_DEVICES': '1', 'PYTHONUNBUFFERED': '1'} | environment
+    variables = os.environ | {'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'} | environment
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
     return subprocess.Popen([sys.executable, '-m', module, *words], env=variables, **pipes)
 

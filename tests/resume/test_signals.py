@@ -63,7 +63,10 @@ WHEN = {
 }
 
 
-@pytest.mark.parametrize('when', WHEN)
+SLOW = ('initialization', 'training')  # much the same is in test_resume.py
+
+
+@pytest.mark.parametrize('when', [pytest.param(w, marks=pytest.mark.slow) if w in SLOW else w for w in WHEN])
 def test_signal_saves_says_how_to_go_on_and_resumes_exactly(when, whole, tmp_path, capsys):
     (interrupt, step), number = WHEN[when], INT if 'evaluation' in when else TERM
     handlers = [signal.getsignal(n) for n in (TERM, INT)]
@@ -137,7 +140,7 @@ def words(tmp_path):
     """The program's words for Tiny with slow evaluations. Its steps and data are those of `whole`."""
     np.savez(tmp_path / 'data.npz', **tiny.arrays())
     fields = {name: value for name, value in tiny.FIELDS.items() if name not in ('env', 'mesh')}
-    fields['hidden_dims'] = '8,8'
+    fields['hidden_dims'] = 8
     where = [f'--workdir={tmp_path / "run"}', f'--dataset={tmp_path / "data.npz"}', '--env=tiny:Sleepy-v0']
     return [*where, '--mesh=data:1', *tiny.flags(fields)]
 
@@ -168,9 +171,7 @@ def test_program_killed_and_then_terminated_in_an_evaluation_equals_the_run_that
     command = out.split('saved at step 6; go on with: ')[1].splitlines()[0]
     assert shlex.split(command) == ['python', '-m', 'fql_jax.main', *words, '--resume']
 
-    finished = tiny.program('fql_jax.main', *shlex.split(command)[3:])
-    out, err = finished.communicate()
-    assert finished.returncode == 0, err
+    assert api.run({}, workdir=str(run), resume=True) == 0
     tiny.assert_same_run(whole, run)
 
 
