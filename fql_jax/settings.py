@@ -17,14 +17,15 @@ AGENTS = ('fql',)
 # led here is in docs/fql.md.
 SMALL = {
     'data_kind': 'noisy',
-    'data_episodes': 500,
-    'data_length': 200,
+    'data_episodes': 100,
+    'data_length': 1000,
     'hidden_dims': (256, 256),
     'learning_rate': 1e-3,
     'alpha': 30.0,
+    'discount': 0.98,
     'tau': 0.01,
     'flow_steps': 5,
-    'steps': 15_000,
+    'steps': 20_000,
     'log_interval': 500,
     'eval_interval': 5_000,
     'save_interval': 5_000,

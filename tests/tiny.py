@@ -190,15 +190,21 @@ def summary(directory: pathlib.Path) -> dict:
 
 
 def leaves(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint, read with Orbax alone."""
+    """Every array of the newest checkpoint on one device, read with Orbax alone."""
     import jax
     import orbax.checkpoint as ocp
 
-    newest = max((directory / 'checkpoints').glob('[0-9]' * 10))
+    newest = max((directory / 'checkpoints').glob('[0-9]' * 10)).absolute()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = {}
+    for name, described in json.loads((newest / 'manifest.json').read_text())['leaves'].items():
+        dtype, shape = described.removesuffix(']').split('[')
+        dtype = jax.random.key(0).dtype if dtype.startswith('key<') else np.dtype(dtype)
+        target[name] = jax.ShapeDtypeStruct(tuple(int(n) for n in shape.split(',') if n), dtype, sharding=here)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        tree = checkpointer.restore(newest.absolute() / 'state')
-    to_numpy = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    return {name: np.asarray(to_numpy(leaf)) for name, leaf in tree.items()}
+        tree = checkpointer.restore(newest / 'state', args=ocp.args.StandardRestore(target))
+    keys = {name for name in tree if jax.dtypes.issubdtype(tree[name].dtype, jax.dtypes.prng_key)}
+    return {name: np.asarray(jax.random.key_data(leaf) if name in keys else leaf) for name, leaf in tree.items()}
 
 
 def content(directory: pathlib.Path) -> dict[str, bytes]:
