@@ -22,6 +22,10 @@ FIELDS = {
     'hidden_dims': (8,),
     'batch_size': 16,
     'flow_steps': 1,
+    'learning_rate': 1e-3,
+    'alpha': 30.0,
+    'tau': 0.01,
+    'discount': 0.99,
     'steps': 12,
     'log_interval': 3,
     'eval_interval': 6,
@@ -115,7 +119,10 @@ def share_programs(monkeypatch, drivers: dict = {}) -> None:  # noqa: B006  (sha
 
     def shared(config, rows, **keywords):
         shapes = {name: array.shape for name, array in rows.items()}
-        static = [config[name] for name in ('hidden_dims', 'batch_size', 'alpha', 'learning_rate', 'tau', 'flow_steps')]
+        static = [
+            config[name]
+            for name in ('hidden_dims', 'batch_size', 'alpha', 'learning_rate', 'tau', 'discount', 'flow_steps')
+        ]
         name = repr((static, shapes, keywords | {'seeds': len(keywords['seeds'])}))
         if name not in drivers:
             drivers[name] = build(config, rows, **keywords)
