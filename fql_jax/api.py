@@ -315,6 +315,7 @@ def _finish(run, driver, learner, config, progress, policies, make_env, started)
 
 def _film(run, learner, config, policy, make_env) -> str:
     from core_jax.video import NoRenderer, record_video
+    from core_jax.worker_process import WorkerError
 
     film_env = functools.partial(tasks.make_env, tasks.resolve(config.env).gym_id, render=True)
     if not isinstance(make_env, functools.partial) or make_env.func is not tasks.make_env:
@@ -330,7 +331,7 @@ def _film(run, learner, config, policy, make_env) -> str:
             key=jax.random.key(config.seed),
         )
         return f'video: {path}'
-    except NoRenderer as error:
+    except (NoRenderer, WorkerError) as error:
         return f'no video: {error}'
 
 

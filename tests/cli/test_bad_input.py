@@ -237,6 +237,7 @@ def test_rewards_that_blow_up_stop_the_run_with_its_metrics_on_disk(command, cop
     assert not (copy / 'bad' / 'summary.json').exists() and not list((copy / 'bad').glob('checkpoints/0*'))
 
 
+@pytest.mark.slow  # compiles a population; tests/core/test_driver.py has the freezing itself in seconds
 def test_non_finite_member_is_frozen_and_named_and_the_others_go_on(command, copy, capsys):
     flags = ['--vary=learning_rate:1e-3,1e38', '--steps=6', f'--workdir={copy / "two"}']
     code, err = command(*words(copy, log_interval=2), *flags)
