@@ -99,13 +99,13 @@ class Run:
         run, where another process writes it, and where it cannot be written.
         """
         directory = pathlib.Path(directory)
-        Run.check(directory, resume=resume, overwrite=overwrite)
+        _refuse_both(resume, overwrite)
         if not writer:
             return _SilentRun(directory, config, paper, command, resume and Run.saved_config(directory) is not None)
         chosen = trackers.choose(tensorboard=tensorboard, wandb=wandb)
         lock = _lock(directory)
         try:
-            Run.check(directory, resume=resume, overwrite=overwrite)  # once more, now that nobody else writes here
+            Run.check(directory, resume=resume, overwrite=overwrite)  # now that nobody else writes here
             found = Run.saved_config(directory)
             # W&B may refuse to start: before anything is removed.
             resumed = found is not None and resume
@@ -122,8 +122,7 @@ class Run:
     @staticmethod
     def check(directory: str | os.PathLike, *, resume: bool, overwrite: bool) -> None:
         """Raises UserError where the flags do not suit what is in `directory`; touches nothing."""
-        if resume and overwrite:
-            raise UserError('--resume continues a run and --overwrite starts over: give one of them, not both')
+        _refuse_both(resume, overwrite)
         if not (resume or overwrite) and Run.saved_config(directory) is not None:
             raise UserError(f'{directory} holds a run; continue it with --resume or start over with --overwrite')
 
@@ -299,6 +298,11 @@ class _WritingRun(Run):
         self._trackers = []
         self._file.close()
         self._lock.close()
+
+
+def _refuse_both(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise UserError('--resume continues a run and --overwrite starts over: give one of them, not both')
 
 
 def _lock(directory: pathlib.Path) -> io.TextIOWrapper:

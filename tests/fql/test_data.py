@@ -22,7 +22,7 @@ OWN = {
 
 
 def config(**fields) -> ml_collections.ConfigDict:
-    defaults = {'dataset': '', 'data_kind': '', 'data_episodes': 2, 'data_dir': ''}
+    defaults = {'dataset': '', 'data_kind': '', 'data_episodes': 2, 'data_length': 0, 'data_dir': ''}
     return ml_collections.ConfigDict(
         defaults | {key: str(value) if key == 'data_dir' else value for key, value in fields.items()}
     )

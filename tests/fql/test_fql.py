@@ -31,6 +31,11 @@ def batch(seed=0):
     }
 
 
+def once(function):
+    """Compiled in a hurry, for what runs a few times."""
+    return jax.jit(function, compiler_options={'xla_backend_optimization_level': 0})
+
+
 # FQL once more, in NumPy and float64, from the paper's equations
 
 
@@ -112,7 +117,7 @@ def test_losses_and_gradients_are_the_papers(q_agg, normalize):
     cfg = config(q_agg=q_agg, normalize_q_loss=normalize, flow_steps=3, alpha=7.0, discount=0.9)
     learner = fql.make(cfg, ACT)
     b, rng = batch(), np.random.default_rng(1)
-    state = jax.jit(learner.init)(jax.random.key(0), b)
+    state = once(learner.init)(jax.random.key(0), b)
     # Away from the initial point: biases nonzero, the target different from the critic, actions beyond the bounds.
     shake = lambda p, scale: p + scale * rng.normal(size=p.shape).astype(np.float32)  # noqa: E731
     params = jax.tree.map(lambda p: shake(p, 0.3), state.nets.params)
@@ -122,7 +127,7 @@ def test_losses_and_gradients_are_the_papers(q_agg, normalize):
         target_critic=jax.tree.map(lambda p: shake(p, 0.3), state.target_critic),
     )
     hparams = {name: np.float32(cfg[name]) for name in fql.HPARAMS}
-    new, metrics = jax.jit(learner.update)(state, b, hparams)
+    new, metrics = once(learner.update)(state, b, hparams)
 
     stored, target, b64, drawn = as_float64(params), as_float64(state.target_critic), as_float64(b), noises_of(state)
     expected = numpy_loss(stored, stored, target, b64, drawn, hparams, cfg)
@@ -147,8 +152,8 @@ def test_losses_and_gradients_are_the_papers(q_agg, normalize):
 def test_target_lags_by_one_step_and_step_size_is_adams():
     cfg = config(tau=0.25, learning_rate=1e-2, flow_steps=1)
     learner = fql.make(cfg, ACT)
-    update = jax.jit(learner.update)
-    state = jax.jit(learner.init)(jax.random.key(0), batch())
+    update = once(learner.update)
+    state = once(learner.init)(jax.random.key(0), batch())
     hparams = {name: np.float32(cfg[name]) for name in fql.HPARAMS}
     state, _ = update(state, batch(), hparams)  # now critic and target differ
     new, _ = update(state, batch(1), hparams)
@@ -169,7 +174,7 @@ def test_sizes_and_initialisation_are_the_releases():
     assert [count(shapes.nets.params[name]) for name in ('critic', 'flow', 'onestep')] == [1_619_970, 808_453, 807_941]
     assert count(shapes.nets.params) + count(shapes.target_critic) == 4_856_334
 
-    state = jax.jit(fql.make(config(hidden_dims=(128, 128)), 5).init)(jax.random.key(0), example)
+    state = once(fql.make(config(hidden_dims=(128, 128)), 5).init)(jax.random.key(0), example)
     params = state.nets.params
     kernel = params['flow']['params']['mlp']['Dense_1']['kernel']
     assert np.abs(kernel).max() == pytest.approx(np.sqrt(3 / 128), rel=1e-2)  # Xavier uniform
@@ -183,7 +188,7 @@ def test_sizes_and_initialisation_are_the_releases():
 
 def test_actions_are_clipped_and_sampled():
     learner = fql.make(config(), ACT)
-    state = jax.jit(learner.init)(jax.random.key(0), batch())
+    state = once(learner.init)(jax.random.key(0), batch())
     policy = jax.tree.map(lambda p: 20 * p, learner.policy(state))
     observations, act = batch()['observations'], jax.jit(learner.act)
     _, a = act(policy, (), observations, jax.random.key(1))
@@ -221,7 +226,7 @@ def probe_rows():
 @pytest.fixture(scope='module')
 def trained():
     """(learner, config, {alpha: state}): two distillation weights in one program."""
-    cfg = config(hidden_dims=(64, 64), batch_size=256, flow_steps=10, learning_rate=2e-3, tau=0.05, discount=DISCOUNT)
+    cfg = config(hidden_dims=(48, 48), batch_size=128, flow_steps=8, learning_rate=2e-3, tau=0.05, discount=DISCOUNT)
     learner = fql.make(cfg, 1)
     mesh = make_mesh('data:1')
     source = sources.offline(replay.place_dataset(probe_rows(), mesh), cfg.batch_size)
