@@ -108,7 +108,7 @@ def _config(name: str):
     return config
 
 
-def _driver(name: str, seeds: int = 1, updates: str = 'scan'):
+def _driver(name: str, seeds: int = 1):
     import numpy as np
 
     from core_jax import replay
@@ -126,7 +126,7 @@ def _driver(name: str, seeds: int = 1, updates: str = 'scan'):
         'terminals': np.arange(n) % 1000 == 999,
     }
     mesh = make_mesh('data:1')
-    numerics = Numerics.resolve(updates=updates)
+    numerics = Numerics.resolve()
     driver, learner = api.build(config, rows, mesh=mesh, numerics=numerics, seeds=list(range(seeds)))
     driver.bind(replay.place_dataset(api.layout(rows), mesh))
     driver.initialize()
@@ -139,6 +139,30 @@ def _advance(driver) -> Callable[[int], None]:
         driver.wait()
 
     return run
+
+
+def _one_call(name: str) -> Callable[[int], None]:
+    """The peer: the same update with its sampling, jitted and donated, called once an update from Python."""
+    import jax
+
+    driver, learner, config = _driver(name)
+    constants, sample, carry_key = driver.source.constants, driver.source.sample, jax.random.key(0)
+    hparams = jax.device_put(learner.hparams)
+
+    def update(state, constants, hparams):
+        _, batch = sample(constants, (), state, jax.random.fold_in(carry_key, state.step))
+        return learner.update(state, batch, hparams)
+
+    update = jax.jit(update, donate_argnums=0)
+    state = jax.tree.map(lambda x: x[0], driver.carry.state)
+
+    def call(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            state, _ = update(state, constants, hparams)
+        jax.block_until_ready(state)
+
+    return call
 
 
 def _floor(name: str) -> Callable[[int], None]:
@@ -178,8 +202,7 @@ def bench_update(show: Callable, name: str, measure: Callable) -> None:
     from fql_jax import cost
 
     scan, _, _ = _driver(name)
-    loop, _, _ = _driver(name, updates='loop')
-    rates = measure({'loop of updates': _advance(scan), 'one call an update': _advance(loop), 'floor': _floor(name)})
+    rates = measure({'loop of updates': _advance(scan), 'one call an update': _one_call(name), 'floor': _floor(name)})
     mid = {which: statistics.median(values) for which, values in rates.items()}
     gflop = cost.flops(_config(name), OBSERVATIONS, ACTIONS) / 1e9
     show(
