@@ -91,6 +91,8 @@ def apply(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> None:
             if not isinstance(block, ml_collections.ConfigDict) or part not in block:
                 raise unknown('config field', name, field_names(config))
             holder, block = block, block[part]
+        if isinstance(block, ml_collections.ConfigDict):
+            raise UserError(f'config field {name} is a block; set {", ".join(f"{name}.{part}" for part in block)}')
         holder[leaf] = _read(name, value, holder[leaf])
 
 

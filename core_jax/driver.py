@@ -381,7 +381,10 @@ class HostDriver(DeviceDriver):
         return self.learner.act(self.learner.policy(state), memory, observations, acting)[1]
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions [B, A] of the first running member's current policy for observations [B, ...]."""
+        """Actions [B, A] of the first running member's current policy for observations [B, ...].
+
+        The policy's memory is fresh at each call: a learner that plans several steps ahead plans anew at each of them.
+        """
         self.calls += 1
         observations, calls = place((observations, np.int32(self.calls)), (replicated(self.mesh),) * 2)
         return fetch(self._act(self.carry, observations, calls))

@@ -20,6 +20,7 @@ import numpy as np
 
 from core_jax.driver import DeviceDriver, HostDriver, Report
 from core_jax.errors import UserError
+from core_jax.mesh import fetch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +188,8 @@ def train(
                 pass  # the flag is up: stop_if_asked saves, and the evaluation is made after the resume
             stop_if_asked()
         if schedule.due('save', step) and saved != position():
+            if fetch(driver.carry.bad_step).min() >= 0 and progress.logged != step:
+                log()  # nobody is left: this raises, and the good checkpoints stay
             save()
             pace.restart()
         if step >= schedule.steps:
@@ -214,6 +217,8 @@ class _Pace:
 
     def __init__(self, driver: DeviceDriver):
         self._driver, self._compiled = driver, False
+        # Members that take turns are copied in and out at each dispatch: it should hold some updates of each.
+        self._least = 16 if driver.members > 1 else 1
         self._settled = jax.process_count() > 1
         self._size = driver.chunk_size if self._settled else 1
         self.restart()
@@ -232,7 +237,9 @@ class _Pace:
         if not self._compiled:
             self._compiled = True
             self.restart()
-        elif (time.monotonic() - begun) * self._size / n < 0.06 and self._size < self._driver.chunk_size:
+        elif self._size < self._driver.chunk_size and (
+            (time.monotonic() - begun) * self._size / n < 0.06 or self._size < self._least
+        ):
             self._size = min(self._size * 4, self._driver.chunk_size)
         else:
             self._settled = True

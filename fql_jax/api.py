@@ -104,7 +104,6 @@ def train(
     numerics = Numerics.resolve(**(saved['numerics'] if saved else config.numerics.to_dict()))
     seeds, varied = settings.members(config)
     mesh = make_mesh(config.mesh or _default_mesh(len(seeds)))
-    started = time.monotonic()
     make_env = make_env or functools.partial(tasks.make_env, task.gym_id)
     say(f'{config.agent} on {config.env} ({task.gym_id}), seed {config.seed}')
     if preset is None and not saved and not debug:
@@ -114,8 +113,12 @@ def train(
     signals = loop.Signals()
     with signals:
         rows = data.from_arrays(dataset) if isinstance(dataset, dict) else _load(task, config, say, signals)
-    if first and (config.dataset or isinstance(dataset, dict)):
+    if rows['observations'].ndim != 2:
+        raise UserError(f'{config.agent} takes vectors; the observations have shape {rows["observations"].shape[1:]}')
+    if config.dataset or isinstance(dataset, dict):
         _check_spaces(make_env, rows)
+    if jax.process_count() > 1 and not workdir:
+        raise UserError('several processes need --workdir: one directory that they share')
     driver, learner = build(config, rows, mesh=mesh, numerics=numerics, seeds=seeds, hparams=varied)
     directory = pathlib.Path(workdir or _new_directory(config))
     resume_command = (
@@ -142,7 +145,8 @@ def train(
         evaluator = None
         if first:
             workers = config.workers or None
-            evaluator = stack.enter_context(Evaluator(make_env, workers=workers, envs=_slots(config)))
+            slots = min(config.eval_envs, config.eval_episodes)
+            evaluator = stack.enter_context(Evaluator(make_env, workers=workers, envs=slots))
         evaluate = Evaluation(learner, evaluator, config, seeds)
 
         _announce(run, driver, config)
@@ -161,7 +165,7 @@ def train(
         policies = driver.policies()  # all processes together
         if not first:
             return Result(directory, {})
-        return _finish(run, driver, learner, config, progress, policies, make_env, started)
+        return _finish(run, driver, learner, config, progress, policies, make_env)
 
 
 def _load(task: tasks.Task, config, say: Callable[[str], None], signals: loop.Signals) -> dict[str, np.ndarray]:
@@ -190,6 +194,9 @@ def _check_spaces(make_env: Callable[[], Any], rows: dict[str, np.ndarray]) -> N
         for key, space in (('observations', env.observation_space), ('actions', env.action_space)):
             if rows[key].shape[1:] != space.shape:
                 raise UserError(f'the data have {key} of shape {rows[key].shape[1:]}, the environment {space.shape}')
+        bounds = env.action_space
+        if not (np.all(bounds.low == -1) and np.all(bounds.high == 1)):
+            raise UserError('the environment must take actions in [-1, 1]; wrap it in gymnasium.wrappers.RescaleAction')
 
 
 def build(
@@ -268,7 +275,7 @@ def _mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
-def _finish(run, driver, learner, config, progress, policies, make_env, started) -> Result:
+def _finish(run, driver, learner, config, progress, policies, make_env) -> Result:
     """Plot, video, exported policies, summary.json, and what to try next."""
     # From the file: a run that was killed after its last evaluation does not make it again.
     rows = [row for row in read_metrics(run.directory / 'metrics.jsonl') if row['kind'] == 'eval']
@@ -296,10 +303,11 @@ def _finish(run, driver, learner, config, progress, policies, make_env, started)
         lines.append(_film(run, learner, config, policies[alive], make_env))
     run.finish(
         metrics,
-        seed=config.seed,
+        seed=config.seed if driver.members == 1 else [int(seed) for seed in driver.seeds],
         steps=config.steps,
-        wall_seconds=time.monotonic() - started,
+        wall_seconds=progress.wall_seconds,
         frozen_members=sorted(progress.frozen),
+        members=_members(driver, progress),
     )
     for name in ('success', 'return'):
         if name in metrics:
@@ -311,6 +319,18 @@ def _finish(run, driver, learner, config, progress, policies, make_env, started)
     run.say(f'run: {run.directory} (summary.json, metrics.jsonl, eval.csv, policy.npz)')
     run.say('next: --env=ogbench-scene, --seeds=4, --vary=alpha:10,30,100; see docs/fql.md')
     return Result(run.directory, metrics)
+
+
+def _members(driver: DeviceDriver, progress: loop.Progress) -> list[dict[str, Any]]:
+    """Who is who in a population: seed, hyperparameters, and the update that froze it (or null)."""
+    return [
+        {
+            'seed': int(seed),
+            'hparams': {name: float(values[member]) for name, values in driver.hparams.items()},
+            'frozen_at': progress.frozen.get(member),
+        }
+        for member, seed in enumerate(driver.seeds)
+    ]
 
 
 def _film(run, learner, config, policy, make_env) -> str:
@@ -408,11 +428,6 @@ def _new_directory(config) -> pathlib.Path:
     return pathlib.Path('runs') / f'{name}-{time.strftime("%Y%m%d-%H%M%S")}'
 
 
-def _slots(config) -> int | None:
-    """No more environments than episodes; the evaluator's own choice otherwise."""
-    return min(config.eval_episodes, 4) if config.eval_episodes < 8 else None
-
-
 def layout(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The device layout of the rows that `fql_jax.data` gives."""
     return replay.dataset(rows['observations'], rows['actions'], rows['rewards'], rows['masks'], rows['terminals'])
@@ -424,7 +439,15 @@ def _action_dim(driver: DeviceDriver) -> int:
 
 def _identity(config, numerics: Numerics, rows: dict[str, np.ndarray]) -> dict[str, Any]:
     """What a checkpoint must agree with."""
-    ignored = (*settings.FREE_ON_RESUME, 'log_interval', 'eval_interval', 'save_interval', 'data_dir', 'dataset')
+    ignored = (
+        *settings.FREE_ON_RESUME,
+        'log_interval',
+        'eval_interval',
+        'save_interval',
+        'eval_envs',
+        'data_dir',
+        'dataset',
+    )
     fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
     transitions = int(len(rows['starts']))
     return {'paper': PAPER, 'numerics': vars(numerics), 'config': fields, 'transitions': transitions}

@@ -89,7 +89,7 @@ def median_rate(
         function(1)  # compiles
         began = time.perf_counter()
         function(3)
-        counts[name] = max(3, int(seconds / max((time.perf_counter() - began) / 3, 1e-6)))
+        counts[name] = max(1, int(seconds / max((time.perf_counter() - began) / 3, 1e-6)))
     rates: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repetitions):
         for name, function in functions.items():
@@ -226,7 +226,9 @@ def bench_population(show: Callable, name: str, measure: Callable) -> None:
     """Eight seeds in one program against eight runs of one."""
     one, _, _ = _driver(name)
     eight, _, _ = _driver(name, seeds=8)
-    rates = measure({'one': _advance(one), 'eight': _advance(eight)})
+    many = 16  # updates a call, the least that the loop gives to a population
+    rates = measure({'one': lambda n: _advance(one)(many * n), 'eight': lambda n: _advance(eight)(many * n)})
+    rates = {which: [many * rate for rate in values] for which, values in rates.items()}
     mid = {which: statistics.median(values) for which, values in rates.items()}
     show(
         {

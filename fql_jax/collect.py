@@ -9,7 +9,6 @@ taken twice. OUT holds the first `episodes`, OUT with '-val' before '.npz' the `
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import contextlib
 import errno
@@ -26,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from core_jax.cli import Parser
 from core_jax.errors import UserError, exit_on_user_error
 from core_jax.files import differences, write_json_atomic
 from fql_jax import tasks
@@ -310,7 +310,7 @@ class _Progress:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog='python -m fql_jax.collect', description=__doc__.split('\n')[0])
+    parser = Parser(prog='python -m fql_jax.collect', description=__doc__.split('\n')[0])
     parser.add_argument('--env', default='ogbench-cube', help='environment, as in --env of fql_jax.main (%(default)s)')
     parser.add_argument('--kind', help='play, noisy or navigate; by default what the environment has')
     parser.add_argument('--episodes', type=int, default=20, help='episodes to train on (%(default)s)')
@@ -319,7 +319,9 @@ def main() -> int:
     parser.add_argument('--workers', type=int, help='processes (one a core)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', help='npz file; by default in the data directory, under a name that says what it is')
-    flags = parser.parse_args()
+    flags, overrides = parser.parse()
+    if overrides:
+        raise UserError('collecting has flags, and no config')
     from fql_jax import data
 
     task = tasks.resolve(flags.env)

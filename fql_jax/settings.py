@@ -74,6 +74,7 @@ def get_config(agent: str = 'fql') -> ml_collections.ConfigDict:
             'save_interval': 100_000,
             # Evaluation
             'eval_episodes': 50,
+            'eval_envs': 8,  # environments at once; part of what an evaluation's noise is a function of
             'video': True,  # film one episode at the end
             'workers': 0,  # processes for environments; 0 means one per core
             # Population
@@ -109,17 +110,21 @@ def resolve(fields: dict[str, Any], preset: dict[str, Any] | None = None, debug:
 
 
 def _suit_kind(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> None:
-    """The kind of data in SMALL and DEBUG is for manipulation; an environment without it gets its own."""
-    if 'data_kind' not in fields and config.dataset == '':
-        kinds = tasks.resolve(config.env).kinds
-        if kinds and config.data_kind not in kinds:
-            config.data_kind = ''
+    """The kind of data in SMALL and DEBUG is for manipulation; a kind in the name, or what the task has, wins."""
+    if 'data_kind' in fields or config.dataset:
+        return
+    task = tasks.resolve(config.env)
+    if task.kind and task.kind in config.env:
+        config.data_kind = task.kind
+    elif task.kinds and config.data_kind not in task.kinds:
+        config.data_kind = ''
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for values that no run can have."""
     tasks.resolve(config.env)
-    cli.require_positive(config, ('steps', 'batch_size', 'seeds', 'eval_episodes', 'flow_steps', 'num_critics'))
+    cli.require_positive(config, ('steps', 'batch_size', 'seeds', 'eval_episodes', 'eval_envs'))
+    cli.require_positive(config, ('flow_steps', 'num_critics'))
     cli.require_positive(config, ('seed', 'log_interval', 'eval_interval', 'save_interval'), 0)
     cli.require_positive(config, ('data_episodes', 'data_length', 'workers'), 0)
     cli.require_positive(config, ('alpha', 'learning_rate', 'tau', 'discount'), 0)
@@ -147,6 +152,9 @@ def members(config: ml_collections.ConfigDict) -> tuple[list[int], dict[str, lis
         values = [float(text) for text in texts.split(',')]
     except ValueError:
         raise UserError(f'cannot read {config.vary!r}; write it like alpha:3,10,30') from None
+    limit = 1.0 if name in ('tau', 'discount') else float('inf')
+    if not all(0 <= value <= limit for value in values):
+        raise UserError(f'{name} lies in 0..{limit:g}, got {texts}')
     return seeds * len(values), {name: [value for value in values for _ in seeds]}
 
 

@@ -2,7 +2,7 @@
 
     python -m fql_jax.main --config=configs/fql/small.py
 
-Expected: see results/fql_demo.json (three seeds, made by `make demo`'s command).
+Expected: see results/fql_demo.json (three seeds of these settings).
 """
 
 import ml_collections

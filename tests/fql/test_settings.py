@@ -82,3 +82,25 @@ def test_a_run_that_an_earlier_version_saved_gets_the_new_fields_defaults():
     document = settings.resolve({'alpha': 7.0}).to_dict()
     del document['normalize_q_loss']
     assert settings.for_resume(document, {}).normalize_q_loss is False
+
+
+@pytest.mark.parametrize(
+    ('env', 'kind'),
+    [
+        ('ogbench-cube', 'noisy'),  # the small settings' own
+        ('cube-single-play-singletask-v0', 'play'),  # named
+        ('ogbench-pointmaze', ''),  # what the task has
+    ],
+)
+def test_a_kind_of_data_in_the_name_wins(env, kind):
+    assert settings.resolve({'env': env}).data_kind == kind
+
+
+def test_varied_values_are_checked_like_fields():
+    with pytest.raises(UserError, match='tau lies in 0..1'):
+        settings.resolve({'vary': 'tau:0.1,5'})
+
+
+def test_a_block_is_no_field():
+    with pytest.raises(UserError, match='numerics.updates'):
+        settings.resolve({'numerics': 'loop'})
