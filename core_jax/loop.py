@@ -217,8 +217,6 @@ class _Pace:
 
     def __init__(self, driver: DeviceDriver):
         self._driver, self._compiled = driver, False
-        # Members that take turns are copied in and out at each dispatch: it should hold some updates of each.
-        self._least = 16 if driver.members > 1 else 1
         self._settled = jax.process_count() > 1
         self._size = driver.chunk_size if self._settled else 1
         self.restart()
@@ -237,9 +235,7 @@ class _Pace:
         if not self._compiled:
             self._compiled = True
             self.restart()
-        elif self._size < self._driver.chunk_size and (
-            (time.monotonic() - begun) * self._size / n < 0.06 or self._size < self._least
-        ):
+        elif (time.monotonic() - begun) * self._size / n < 0.06 and self._size < self._driver.chunk_size:
             self._size = min(self._size * 4, self._driver.chunk_size)
         else:
             self._settled = True

@@ -226,7 +226,7 @@ def bench_population(show: Callable, name: str, measure: Callable) -> None:
     """Eight seeds in one program against eight runs of one."""
     one, _, _ = _driver(name)
     eight, _, _ = _driver(name, seeds=8)
-    many = 16  # updates a call, the least that the loop gives to a population
+    many = 16  # updates a call
     rates = measure({'one': lambda n: _advance(one)(many * n), 'eight': lambda n: _advance(eight)(many * n)})
     rates = {which: [many * rate for rate in values] for which, values in rates.items()}
     mid = {which: statistics.median(values) for which, values in rates.items()}
