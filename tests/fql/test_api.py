@@ -151,7 +151,7 @@ def test_run_of_an_earlier_version_resumes(golden, capsys):
 
 
 def make_golden(folder: pathlib.Path) -> None:
-    """cd tests/fql; PYTHONPATH=.. python -c 'import conftest, test_api; test_api.make_golden("/tmp/golden")'"""
+    """cd tests/fql; PYTHONPATH=.. python -c 'import conftest, test_api; test_api.make_golden("golden")'"""
     run = pathlib.Path(folder)
     assert tiny.train(run, save_interval=0) == 0
     observations = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
