@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test test-slow lint format bench table tpu-check install clean
+.PHONY: help demo test test-slow lint format bench table reproduce-fql tpu-check install clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,6 +30,9 @@ format: $(VENV)/installed  ## let ruff format the code
 
 bench: $(VENV)/installed  ## measure speed on this machine; rows are appended to results/bench.jsonl
 	$(BIN)/python -m fql_jax.bench $(ARGS)
+
+reproduce-fql: $(VENV)/installed  ## six agents on five environments, three seeds: about two hours on two cores
+	$(BIN)/python -m fql_jax.reproduce $(ARGS)
 
 table: $(VENV)/installed  ## write docs/results.md from results/*.json
 	$(BIN)/python -m core_jax.stats $(ARGS)

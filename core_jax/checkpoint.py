@@ -23,6 +23,7 @@ import re
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,12 +49,22 @@ class _Damage(Exception):
 class Checkpoints:
     """The checkpoints of one run, newest `keep` steps. All processes make the same calls on a directory they share."""
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2, metadata: dict | None = None):
-        """metadata: JSON-able; a checkpoint with other metadata is refused (paper, agent, static config, numerics)."""
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        keep: int = 2,
+        metadata: dict | None = None,
+        upgrade: Callable[[dict], dict] = lambda saved: saved,
+    ):
+        """metadata: JSON-able; a checkpoint with other metadata is refused (paper, agent, static config, numerics).
+
+        upgrade: metadata as an earlier version wrote them -> as this one does.
+        """
         # Orbax wants absolute paths.
         self.directory = pathlib.Path(directory).absolute()
         self.keep = keep
         self.metadata = json.loads(json.dumps(plain(metadata or {})))
+        self._upgrade = upgrade
         self._exists = False  # once seen, a directory that is gone is an error and not made anew
         self._damaged: list[int] = []
 
@@ -202,7 +213,7 @@ class Checkpoints:
         """'name: saved ..., wanted ...' for every field of the metadata and every leaf that differs."""
         if manifest['format'] != FORMAT:
             return [f'format: saved {manifest["format"]}, this version reads {FORMAT}']
-        pairs = differences(manifest['metadata'], self.metadata)
+        pairs = differences(self._upgrade(manifest['metadata']), self.metadata)
         pairs += differences(manifest['leaves'], {name: _describe(leaf) for name, leaf in leaves.items()})
         return [f'{name}: saved {_short(saved)}, wanted {_short(wanted)}' for name, saved, wanted in pairs]
 

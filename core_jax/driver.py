@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax import sharding
 from core_jax.errors import UserError, unknown
+from core_jax.files import decode_array, encode_array
 from core_jax.mesh import fetch, place, replicated
 from core_jax.state import Learner
 
@@ -337,11 +338,14 @@ def _all_finite(leaf: jax.Array) -> jax.Array:
 class Feed(Protocol):
     """A stream on the host: environment workers, a file reader.
 
-    next(act) -> (host_batch, environment_steps): numpy trees of fixed shapes; act(observations) asks the policy
+    next(act) -> (host_batch, environment_steps): numpy trees of fixed shapes
+        act(observations [S, ...], fresh [S] bool) -> actions [S, A] asks the policy; fresh rows begin an episode
     get_state() / set_state(state): JSON-able; from it the stream goes on exactly where it stood
+
+    A feed may also have metrics() -> dict of floats, about what it brought since the last call, for the log.
     """
 
-    def next(self, act: Callable[[np.ndarray], np.ndarray]) -> tuple[PyTree, int]: ...
+    def next(self, act: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[PyTree, int]: ...
 
     def get_state(self) -> Any: ...
 
@@ -354,16 +358,31 @@ def updates_due(environment_steps: int, ratio: Fraction, warmup: int) -> int:
 
 
 class HostDriver(DeviceDriver):
-    """Runs a learner on what a feed brings. Updates after s environment steps: floor(ratio * (s - warmup)), exactly."""
+    """Runs a learner on what a feed brings.
 
-    def __init__(self, *arguments, feed: Feed, ratio: float | Fraction = 1, warmup: int = 0, **keywords):
+    lead: updates made before the feed is first asked, on data that are there (offline to online).
+    warmup: environment steps without an update, with actions that are uniform in [-1, 1].
+
+    Updates after s environment steps: lead + floor(ratio * (s - warmup)), exactly.
+    """
+
+    def __init__(
+        self,
+        *arguments,
+        feed: Feed,
+        ratio: float | Fraction = 1,
+        warmup: int = 0,
+        lead: int = 0,
+        **keywords,
+    ):
         super().__init__(*arguments, **keywords)
-        self.feed, self.warmup, self.environment_steps, self.calls = feed, warmup, 0, 0
+        self.feed, self.warmup, self.lead, self.environment_steps, self.calls = feed, warmup, lead, 0, 0
         self.ratio = Fraction(ratio).limit_denominator(1 << 20)
         if self.ratio <= 0:
             raise UserError('the update-to-data ratio must be positive')
         self._receive = jax.jit(self._receive_all, donate_argnums=0, out_shardings=self.shardings.data)
-        self._act = jax.jit(self._act_of_first)
+        self._act = jax.jit(self._act_of_first, out_shardings=replicated(self.mesh))
+        self._memory: PyTree | None = None  # what the policy remembers of the episodes that it is in
 
     def _receive_all(self, data: PyTree, bad_step: jax.Array, batch: PyTree) -> PyTree:
         def member(data, bad_step):
@@ -373,26 +392,36 @@ class HostDriver(DeviceDriver):
 
         return jax.vmap(member)(data, bad_step)
 
-    def _act_of_first(self, carry: Carry, observations: jax.Array, calls: jax.Array) -> jax.Array:
+    def _act_of_first(self, carry, memory, observations, fresh, calls, warming) -> tuple[PyTree, jax.Array]:
         running = jnp.argmax(carry.bad_step < 0)
         state, key = jax.tree.map(lambda x: x[running], (carry.state, carry.key))
-        memory = self.learner.memory(observations.shape[0])
         acting = jax.random.fold_in(jax.random.fold_in(key, 0x0AC7), calls)
-        return self.learner.act(self.learner.policy(state), memory, observations, acting)[1]
+        initial = self.learner.memory(observations.shape[0])
+        memory = jax.tree.map(lambda m, i: jnp.where(fresh.reshape(-1, *(1,) * (m.ndim - 1)), i, m), memory, initial)
+        policy = self.learner.explore(self.learner.policy(state))
+        memory, actions = self.learner.act(policy, memory, observations, acting)
+        uniform = jax.random.uniform(jax.random.fold_in(acting, 1), actions.shape, actions.dtype, -1.0, 1.0)
+        return memory, jnp.where(warming, uniform, actions)
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions [B, A] of the first running member's current policy for observations [B, ...].
+    def act(self, observations: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        """Actions [S, A] of the first running member's current policy for observations [S, ...].
 
-        The policy's memory is fresh at each call: a learner that plans several steps ahead plans anew at each of them.
+        fresh [S]: rows whose episode has just begun; of the others the policy remembers what it did.
         """
         self.calls += 1
-        observations, calls = place((observations, np.int32(self.calls)), (replicated(self.mesh),) * 2)
-        return fetch(self._act(self.carry, observations, calls))
+        if self._memory is None:
+            self._memory = jax.jit(
+                lambda: self.learner.memory(len(observations)), out_shardings=replicated(self.mesh)
+            )()
+        asked = (observations, fresh, np.int32(self.calls), np.bool_(self.environment_steps < self.warmup))
+        asked = place(asked, (replicated(self.mesh),) * 4)
+        self._memory, actions = self._act(self.carry, self._memory, *asked)
+        return fetch(actions)
 
     def advance(self, updates: int) -> None:
         end = self.updates + updates
         while self.updates < end:
-            due = updates_due(self.environment_steps, self.ratio, self.warmup)
+            due = self.lead + updates_due(self.environment_steps, self.ratio, self.warmup)
             if due > self.updates:
                 super().advance(min(due, end) - self.updates)
                 continue
@@ -404,10 +433,18 @@ class HostDriver(DeviceDriver):
             self.carry = self.carry.replace(data=data)
 
     def host_state(self) -> dict:
-        """The clocks and the position of the stream, for a checkpoint."""
-        return {'environment_steps': self.environment_steps, 'calls': self.calls, 'feed': self.feed.get_state()}
+        """The clocks, the policy's memory and the position of the stream, for a checkpoint."""
+        memory = [encode_array(fetch(leaf)) for leaf in jax.tree.leaves(self._memory)]
+        clocks = {'environment_steps': self.environment_steps, 'calls': self.calls}
+        return clocks | {'memory': memory, 'feed': self.feed.get_state()}
 
     def set_host_state(self, saved: dict) -> None:
         """Goes on from what `host_state` returned."""
         self.environment_steps, self.calls = saved['environment_steps'], saved['calls']
+        leaves = [decode_array(leaf) for leaf in saved['memory']]
+        self._memory = None
+        if leaves:
+            structure = jax.tree.structure(jax.eval_shape(lambda: self.learner.memory(len(leaves[0]))))
+            memory = jax.tree.unflatten(structure, leaves)
+            self._memory = place(memory, jax.tree.map(lambda _: replicated(self.mesh), memory))
         self.feed.set_state(saved['feed'])

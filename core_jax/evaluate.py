@@ -7,7 +7,6 @@ takes the next episode as it falls free, so the outcome depends on the seed, the
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.env_worker import IDLE, STEP, Spaces, records, serve, share
+from core_jax.env_worker import IDLE, STEP, Spaces
 from core_jax.errors import UserError
 from core_jax.loop import Interrupted
-from core_jax.worker_process import WorkerError, WorkerProcess
+from core_jax.slots import Slots
+from core_jax.worker_process import WorkerError
 
-# act(memory, observations [B, ...] float32, key) -> (memory, actions [B, A] numpy)
+# act(memory, observations [B, ...] float32 or uint8, key) -> (memory, actions [B, A] numpy)
 Act = Callable[[Any, np.ndarray, jax.Array], tuple[Any, np.ndarray]]
 
 
@@ -55,20 +55,8 @@ class Evaluator:
         envs = envs or 4 * workers
         groups = min(envs, 2)
         self.batch_size = -(-envs // groups)
-        self.slots = groups * self.batch_size
-        self._parts = [slice(g * self.batch_size, (g + 1) * self.batch_size) for g in range(groups)]
-        workers = min(workers, self.slots)
-        # Slot n lives in worker n % workers: each has its share of both groups.
-        numbers = np.arange(self.slots)
-        self._slots_of = [
-            [[n for n in numbers[part].tolist() if n % workers == i] for i in range(workers)] for part in self._parts
-        ]
-        self._workers = [
-            WorkerProcess(serve, make_env, [part[i] for part in self._slots_of], self.slots) for i in range(workers)
-        ]
-        self._spaces: list[Spaces] = []  # what the workers said when they had built their first environment
-        self._owed: list[list[WorkerProcess]] = [[] for _ in self._parts]  # by group: who has not answered a signal yet
-        self._orders = self._outcomes = None
+        self._slots = Slots(make_env, groups, self.batch_size, workers)
+        self.slots = self._slots.count
         self._fold_in = jax.jit(jax.random.fold_in)
 
     def run(
@@ -83,8 +71,9 @@ class Evaluator:
     ) -> Episodes:
         """Rolls out `episodes` whole episodes, the i-th always from the same environment seed.
 
-        act(memory, observations [B, ...] float32, key) -> (memory, actions [B, A] numpy) with B = `batch_size`. Rows of
-            slots that have nothing to do are computed and ignored. Actions are clipped to the action space.
+        act(memory, observations [B, ...], key) -> (memory, actions [B, A] numpy) with B = `batch_size`. Observations
+            are float32, or uint8 where the environment's are. Rows of slots that have nothing to do are computed and
+            ignored. Actions are clipped to the action space.
         memory: what `act` remembers of a fresh episode, every leaf with leading axis B; a row returns to it when its
             slot starts another episode.
         key: the n-th call of `act` gets fold_in(key, n).
@@ -102,76 +91,37 @@ class Evaluator:
             raise
 
     def _run(self, act: Act, episodes: int, seed: int, key: jax.Array, memory: Any, should_stop: Callable) -> Episodes:
-        if not self._workers:
+        slots = self._slots
+        if not slots.workers:
             raise RuntimeError('the evaluator is closed')
-        self._settle(should_stop)
+        slots.meet(should_stop)
+        for g in range(len(slots.parts)):
+            slots.collect(g, should_stop)  # what the workers still owe to an interrupted run
         result = Episodes(np.zeros(episodes), np.zeros(episodes, np.int64), np.full(episodes, np.nan))
         queue = iter([(i, episode_seed(seed, i)) for i in range(episodes)])
-        groups = [_Group(self._orders[part], self._outcomes[part], memory) for part in self._parts]
+        groups = [_Group(slots.orders[part], slots.outcomes[part], memory) for part in slots.parts]
         for g, group in enumerate(groups):
             for row in range(self.batch_size):
                 group.take(row, queue)
-            self._signal(g)
+            slots.signal(g)
         calls = 0
-        while any(self._owed):
+        while any(slots.owed):
             for g, group in enumerate(groups):
                 if should_stop():
                     raise Interrupted
-                if not self._owed[g]:
+                if not slots.owed[g]:
                     continue
-                self._collect(g, should_stop)
+                slots.collect(g, should_stop)
                 group.note(result, queue)
                 if group.needs_actions():
-                    group.act(act, self._fold_in(key, np.uint32(calls)), self._spaces[0])
+                    group.act(act, self._fold_in(key, np.uint32(calls)), slots.spaces)
                     calls += 1
-                self._signal(g)
+                slots.signal(g)
         return result
-
-    def _settle(self, should_stop: Callable[[], bool]) -> None:
-        """Meets the workers, the first time; hears the answers that they still owe to an interrupted run."""
-        while len(self._spaces) < len(self._workers):
-            self._spaces.append(self._receive(self._workers[len(self._spaces)], should_stop))
-        if self._orders is None:
-            self._orders, self._outcomes = self._share_memory(self._spaces[0])
-        for g in range(len(self._parts)):
-            self._collect(g, should_stop)
-
-    def _share_memory(self, spaces: Spaces) -> tuple[np.ndarray, np.ndarray]:
-        """Memory without a name, so that nothing is left behind however we die; the workers get it by its handle."""
-        with open(os.memfd_create('slots'), 'w+b') as file:
-            size = records(spaces, self.slots)[-1]
-            file.truncate(size)
-            for worker in self._workers:
-                worker.lend(file.fileno())
-            return share(mmap.mmap(file.fileno(), size), spaces, self.slots)
-
-    def _signal(self, g: int) -> None:
-        """Has every worker carry out its part of this group's orders, where it has any."""
-        seeds = self._orders['seed']
-        for worker, slots in zip(self._workers, self._slots_of[g], strict=True):
-            if (seeds[slots] != IDLE).any():
-                worker.signal(bytes([g]))
-                self._owed[g].append(worker)
-
-    def _collect(self, g: int, should_stop: Callable[[], bool]) -> None:
-        """Waits until the workers have carried out the orders of group g. Each answers in the order of its signals."""
-        while self._owed[g]:
-            self._receive(self._owed[g][0], should_stop)
-            self._owed[g].pop(0)
-
-    def _receive(self, worker: WorkerProcess, should_stop: Callable[[], bool]) -> Any:
-        while not worker.wait(0.1):
-            if should_stop():
-                raise Interrupted
-        return worker.receive()
 
     def close(self) -> None:
         """Ends the worker processes and waits until they are gone."""
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.hang_up()
-        for worker in workers:
-            worker.close()
+        self._slots.close()
 
     def __enter__(self) -> Evaluator:
         return self

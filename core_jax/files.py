@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import math
@@ -103,3 +104,20 @@ def differences(saved: Any, wanted: Any, name: str = '') -> list[tuple[str, Any,
         return found
     same = saved == wanted and isinstance(saved, bool) == isinstance(wanted, bool)
     return [] if same else [(name, saved, wanted)]
+
+
+def encode_array(array: Any) -> dict[str, Any]:
+    """A numpy array as JSON, exactly."""
+    import numpy as np
+
+    array = np.asarray(array)
+    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {'dtype': array.dtype.str, 'shape': list(array.shape), 'base64': content}
+
+
+def decode_array(saved: Mapping[str, Any]) -> Any:
+    """What `encode_array` was given."""
+    import numpy as np
+
+    content = np.frombuffer(base64.b64decode(saved['base64']), np.dtype(saved['dtype']))
+    return content.reshape(saved['shape']).copy()

@@ -23,8 +23,9 @@ def film(connection: Any, payload: bytes, path: str, every: int, fps: float) -> 
         with _rendering():
             slot = Slot(make_env)
         with contextlib.closing(slot.env):
-            connection.send(slot.spaces())
-            connection.send(np.asarray(slot.reset(connection.recv()), np.float32))
+            spaces = slot.spaces()
+            connection.send(spaces)
+            connection.send(np.asarray(slot.reset(connection.recv()), spaces.observation_dtype))
             frame = _frame(slot.env)
             size = frame.shape[1::-1]
             encoder = imageio_ffmpeg.write_frames(path, size, fps=fps / every, macro_block_size=2)
@@ -33,11 +34,11 @@ def film(connection: Any, payload: bytes, path: str, every: int, fps: float) -> 
                 encoder.send(frame)
                 step = 0
                 while (action := connection.recv()) is not None:
-                    _, _, done, observation = slot.step(action)
+                    _, _, done, _, observation = slot.step(action)
                     step += 1
                     if done or step % every == 0:
                         encoder.send(_frame(slot.env))
-                    connection.send((np.asarray(observation, np.float32), bool(done)))
+                    connection.send((np.asarray(observation, spaces.observation_dtype), bool(done)))
         connection.send(None)
 
 

@@ -158,9 +158,10 @@ def train(
         seconds = time.monotonic() - started
         rate = pace.rate()
         alive = _freeze(driver, run, report, progress)
+        clocks = _clocks(driver, seconds, rate)
         for member in sorted(alive):
             row = {name: float(values[member]) for name, values in report.metrics.items()}
-            run.write('train', driver.updates, _tagged(driver, member, row | _clocks(driver, seconds, rate)))
+            run.write('train', driver.updates, _tagged(driver, member, row | clocks))
         if not alive:
             raise NonFinite(_explain(driver, progress))
         shown = {name: float(np.mean(values[sorted(alive)])) for name, values in report.metrics.items()}
@@ -276,8 +277,11 @@ def _tagged(driver: DeviceDriver, member: int, row: dict) -> dict:
 
 
 def _clocks(driver: DeviceDriver, seconds: float, rate: float) -> dict:
-    clocks = {'environment_steps': driver.environment_steps} if isinstance(driver, HostDriver) else {}
-    return clocks | {'wall_seconds': seconds, 'updates_per_second': rate}
+    clocks = {'wall_seconds': seconds, 'updates_per_second': rate}
+    if isinstance(driver, HostDriver):
+        fed = getattr(driver.feed, 'metrics', dict)()
+        clocks = {'environment_steps': driver.environment_steps} | fed | clocks
+    return clocks
 
 
 def _headline(metrics: dict[str, float]) -> dict[str, float]:

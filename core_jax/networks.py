@@ -1,13 +1,17 @@
-"""Networks that several papers share: MLPs, ensembles, value functions, an IMPALA encoder."""
+"""Networks that several papers share: MLPs, ensembles, value functions, actors, IMPALA encoders of images."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from core_jax.errors import unknown
 
 # variance_scaling(1, fan_avg, uniform) is Xavier's uniform initialisation.
 xavier = nn.initializers.xavier_uniform
@@ -45,32 +49,55 @@ def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
     )
 
 
-class Value(nn.Module):
-    """An ensemble of value functions. observations [B, D] (and actions [B, A]) -> [ensemble, B]."""
+class Encoded(nn.Module):
+    """A network that looks at observations through an encoder, if it has one: call = head(encode(observations), ...).
+
+    Who asks about the same observations many times (an ODE of actions, many samples) encodes once and calls `head`:
+
+        features = net.apply(params, observations, method='encode')
+        out = net.apply(params, features, actions, method='head')
+    """
+
+    encoder: nn.Module | None = dataclasses.field(default=None, kw_only=True)
+
+    def encode(self, observations: jax.Array) -> jax.Array:
+        """Features [B, F]; without an encoder the observations [B, D] themselves."""
+        return observations if self.encoder is None else self.encoder(observations)
+
+    def __call__(self, observations: jax.Array, *inputs: jax.Array) -> jax.Array:
+        return self.head(self.encode(observations), *inputs)
+
+
+class Value(Encoded):
+    """An ensemble of value functions. observations [B, ...] (and actions [B, A]) -> [ensemble, B].
+
+    The members share one encoder, as in the released FQL.
+    """
 
     hidden_dims: Sequence[int]
     size: int = 2
     layer_norm: bool = True
 
-    @nn.compact
-    def __call__(self, observations: jax.Array, actions: jax.Array | None = None) -> jax.Array:
-        inputs = observations if actions is None else jnp.concatenate([observations, actions], axis=-1)
-        stack = ensemble(MLP, self.size)((*self.hidden_dims, 1), layer_norm=self.layer_norm, name='ensemble')
-        return stack(inputs).squeeze(-1)
+    def setup(self):
+        self.ensemble = ensemble(MLP, self.size)((*self.hidden_dims, 1), layer_norm=self.layer_norm)
+
+    def head(self, features: jax.Array, *inputs: jax.Array) -> jax.Array:
+        return self.ensemble(jnp.concatenate([features, *inputs], axis=-1)).squeeze(-1)
 
 
-class Actor(nn.Module):
-    """A network of actions: any number of inputs [B, D_i], concatenated -> [B, action_dim], not squashed."""
+class Actor(Encoded):
+    """A network of actions: observations [B, ...] and any inputs [B, D_i] -> [B, action_dim], not squashed."""
 
     hidden_dims: Sequence[int]
     action_dim: int
     layer_norm: bool = False
     final_scale: float = 1.0
 
-    @nn.compact
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
-        body = MLP((*self.hidden_dims, self.action_dim), self.layer_norm, final_scale=self.final_scale, name='mlp')
-        return body(jnp.concatenate(inputs, axis=-1))
+    def setup(self):
+        self.mlp = MLP((*self.hidden_dims, self.action_dim), self.layer_norm, final_scale=self.final_scale)
+
+    def head(self, features: jax.Array, *inputs: jax.Array) -> jax.Array:
+        return self.mlp(jnp.concatenate([features, *inputs], axis=-1))
 
 
 class ResnetStack(nn.Module):
@@ -91,7 +118,7 @@ class ResnetStack(nn.Module):
 
 
 class ImpalaEncoder(nn.Module):
-    """uint8 images [B, H, W, C] -> [B, hidden]. The defaults are OGBench's `impala_small`."""
+    """Images [B, H, W, C] with values from 0 to 255 -> [B, hidden]. The defaults are OGBench's `impala_small`."""
 
     stacks: Sequence[int] = (16, 32, 32)
     blocks: int = 1
@@ -104,6 +131,24 @@ class ImpalaEncoder(nn.Module):
             x = ResnetStack(features, self.blocks)(x)
         x = nn.relu(x).reshape(*x.shape[:-3], -1)
         return MLP((self.hidden,), activate_final=True)(x)
+
+
+# By the names of the releases of OGBench and FQL.
+ENCODERS: dict[str, Callable[[], nn.Module]] = {
+    'impala_small': ImpalaEncoder,
+    'impala': functools.partial(ImpalaEncoder, blocks=2),
+    'impala_large': functools.partial(ImpalaEncoder, stacks=(64, 128, 128), blocks=2, hidden=1024),
+    'impala_debug': functools.partial(ImpalaEncoder, stacks=(4, 4)),
+}
+
+
+def make_encoder(name: str) -> nn.Module | None:
+    """The encoder called so; none for ''. Raises UserError for an unknown name."""
+    if not name:
+        return None
+    if name not in ENCODERS:
+        raise unknown('encoder', name, ENCODERS)
+    return ENCODERS[name]()
 
 
 def parameter_count(params: Any) -> int:

@@ -1,16 +1,22 @@
-"""Data on the device: offline datasets without second copies, and a ring buffer for what is collected online.
+"""Data on the device: offline datasets, and rings for what is collected online. Every state is kept once.
 
-A dataset keeps every row of every trajectory once, the final state included, so the next observation is the next row:
+A dataset keeps every row of every trajectory, the final state included, so the next observation is the next row:
 
-    observations [N, ...]   actions [N, A]   rewards [N]   masks [N]   starts [M]   ends [N]
+    observations [N, ...]   actions [N, A]   rewards [N]   masks [N]   starts [M]   begins [N]   ends [N]
 
-`starts` are the rows that begin a transition (all but the last row of a trajectory), `ends[i]` is the last row of the
-trajectory of row i. masks (bootstrap) and ends (where the trajectory was cut) are different things: a time limit ends a
-trajectory and bootstraps.
+`starts` are the rows that begin a transition (all but the last row of a trajectory); `begins[i]` and `ends[i]` are the
+first and the last row of the trajectory of row i. masks (bootstrap) and ends (where the trajectory was cut) are
+different things: a time limit ends a trajectory and bootstraps.
+
+`Rows` is its online twin: S environments, the next observation is the row S later. `Ring` keeps whole transitions.
+
+Images keep their dtype and are stacked when they are sampled: with `frame_stack` k, observations [H, W, C] come as
+[H, W, C*k], the oldest first, and the first rows of a trajectory repeat its first frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -30,7 +36,7 @@ def dataset(observations, actions, rewards, masks, trajectory_ends) -> Arrays:
     rows = len(observations)
     if len(last) == 0 or last[-1] != rows - 1:
         raise ValueError('the last row must end a trajectory')
-    ends = np.repeat(last, np.diff(last, prepend=-1))
+    lengths = np.diff(last, prepend=-1)
     observations = np.asarray(observations)
     return {
         # In the dtype that it will have on the device (float64 becomes float32), so that sizes announced are true.
@@ -39,7 +45,8 @@ def dataset(observations, actions, rewards, masks, trajectory_ends) -> Arrays:
         'rewards': np.asarray(rewards, np.float32),
         'masks': np.asarray(masks, np.float32),
         'starts': np.setdiff1d(np.arange(rows), last).astype(np.int32),
-        'ends': ends.astype(np.int32),
+        'begins': np.repeat(last - lengths + 1, lengths).astype(np.int32),
+        'ends': np.repeat(last, lengths).astype(np.int32),
     }
 
 
@@ -67,20 +74,17 @@ def place_dataset(data: Arrays, mesh: Mesh) -> Arrays:
     return {name: one(array, spec[name]) for name, array in data.items()}
 
 
-def sample(data: Arrays, key: jax.Array, batch_size: int) -> Arrays:
-    """A uniform batch of transitions [B, ...]: a pure function of the key, the same on every mesh."""
+def sample(data: Arrays, key: jax.Array, batch_size: int, frame_stack: int = 1) -> Arrays:
+    """A uniform batch of transitions [B, ...]: a pure function of the key, the same on every mesh.
+
+    observations, actions, rewards, masks, next_observations; next_actions [B, A], the actions of the next row, and
+    next_valid [B], 1 where they were taken and 0 where the trajectory ends there.
+    """
     index = jax.random.randint(key, (batch_size,), 0, data['starts'].shape[0])
-    row = data['starts'][index]
-    return {
-        'observations': data['observations'][row],
-        'actions': data['actions'][row],
-        'rewards': data['rewards'][row],
-        'masks': data['masks'][row],
-        'next_observations': data['observations'][row + 1],
-    }
+    return read(data, index, frame_stack=frame_stack)
 
 
-def sample_chunks(data: Arrays, key: jax.Array, batch_size: int, horizon: int) -> Arrays:
+def sample_chunks(data: Arrays, key: jax.Array, batch_size: int, horizon: int, frame_stack: int = 1) -> Arrays:
     """A uniform batch of windows of `horizon` transitions, for n-step returns and action chunks.
 
     observations [B, ...] at the first step; actions [B, h, A], rewards, masks and valid [B, h] along the window;
@@ -88,18 +92,56 @@ def sample_chunks(data: Arrays, key: jax.Array, batch_size: int, horizon: int) -
     repeat its last transition.
     """
     index = jax.random.randint(key, (batch_size,), 0, data['starts'].shape[0])
-    row = data['starts'][index]
-    last = data['ends'][row] - 1  # the last row that begins a transition
-    rows = row[:, None] + jnp.arange(horizon)[None, :]
-    valid = (rows <= last[:, None]).astype(jnp.float32)
-    rows = jnp.minimum(rows, last[:, None])
+    return read(data, index, horizon, frame_stack)
+
+
+def read(data: Arrays, index: jax.Array, horizon: int | None = None, frame_stack: int = 1) -> Arrays:
+    """The transitions (with a horizon, the windows) that begin at `starts[index]`, index [B]; see the two above."""
+    data = jax.tree.map(jnp.asarray, data)
+
+    def one(row):
+        left = data['ends'][row] - row  # transitions until the end
+
+        def at(n):
+            return row + n
+
+        stack = _stack(data['observations'], at, row - data['begins'][row], frame_stack)
+        if horizon:
+            return _window(data, at, stack, jnp.minimum(left, horizon), horizon)
+        return _transition(data, at, stack, left > 1)
+
+    return jax.vmap(one)(data['starts'][index])
+
+
+def _stack(frames: jax.Array, at: Callable, age: jax.Array, size: int) -> Callable:
+    """A function from n to the stacked observation n steps after row at(0), which has `age` rows before it."""
+
+    def stack(n):
+        back = (jnp.minimum(j, age + n) if j else 0 for j in reversed(range(size)))
+        return jnp.concatenate([frames[at(n - j)] for j in back], axis=-1)
+
+    return stack
+
+
+def _transition(rows: Arrays, at: Callable, stack: Callable, next_valid: jax.Array) -> Arrays:
+    """The transition from row at(0) to row at(1)."""
     return {
-        'observations': data['observations'][row],
-        'actions': data['actions'][rows],
-        'rewards': data['rewards'][rows],
-        'masks': data['masks'][rows],
-        'valid': valid,
-        'next_observations': data['observations'][rows[:, -1] + 1],
+        'observations': stack(0),
+        **{name: rows[name][at(0)] for name in ('actions', 'rewards', 'masks')},
+        'next_observations': stack(1),
+        'next_actions': rows['actions'][at(1)],
+        'next_valid': next_valid.astype(jnp.float32),
+    }
+
+
+def _window(rows: Arrays, at: Callable, stack: Callable, steps: jax.Array, horizon: int) -> Arrays:
+    """The `steps` transitions from row at(0), padded to the horizon with the last of them."""
+    n = jnp.arange(horizon)
+    return {
+        'observations': stack(0),
+        **{name: rows[name][at(jnp.minimum(n, steps - 1))] for name in ('actions', 'rewards', 'masks')},
+        'valid': (n < steps).astype(jnp.float32),
+        'next_observations': stack(steps),
     }
 
 
@@ -116,6 +158,87 @@ def n_step(
     taken = valid.sum(axis=1)
     terminated = jnp.min(jnp.where(valid > 0, masks, 1.0), axis=1)
     return jnp.sum(rewards * alive * powers[None, :], axis=1), discount**taken * terminated
+
+
+@flax.struct.dataclass
+class Rows:
+    """A ring of the rows that S environments bring, one row each a call: n blocks of S rows.
+
+    rows: observations [n, S, ...], actions [n, S, A], rewards [n, S], masks [n, S], valid [n, S] (False: the final
+    state of an episode, which begins no transition), and age int32 [n, S], the steps since the episode began.
+    starts [n * S], from `head` on `count` of them: the rows that can be sampled (block * S + slot), oldest first.
+    """
+
+    rows: Arrays
+    starts: jax.Array
+    head: jax.Array
+    count: jax.Array
+    oldest: jax.Array  # the block that is written next; all counters stay below n * S
+
+
+def rows_ring(example_row: Arrays, capacity: int, slots: int) -> Rows:
+    """An empty ring for at least `capacity` rows like `example_row` (of one environment, no leading axis)."""
+    blocks = max(2, -(-capacity // slots))  # a single block would never see a successor
+    example = example_row | {'age': np.int32(0)}
+    rows = {k: jnp.zeros((blocks, slots, *jnp.shape(x)), jnp.asarray(x).dtype) for k, x in example.items()}
+    counters = (jnp.zeros((), jnp.int32) for _ in range(3))  # three arrays, so that the ring can be donated
+    return Rows(rows, jnp.zeros(blocks * slots, jnp.int32), *counters)
+
+
+def add_rows(ring: Rows, rows: Arrays) -> Rows:
+    """Writes the next row [S, ...] of each environment over the oldest ones. The row before it can be sampled now."""
+    blocks, slots = ring.rows['valid'].shape
+    newest = (ring.oldest - 1) % blocks
+    begun = ring.rows['valid'][newest]  # by the rows before these
+    lost = ring.rows['valid'][ring.oldest].sum()  # they are at the head of the list
+    head, count = (ring.head + lost) % len(ring.starts), ring.count - lost
+    place = (head + count + jnp.cumsum(begun) - 1) % len(ring.starts)
+    place = jnp.where(begun, place, len(ring.starts))  # which is outside, and dropped
+    starts = ring.starts.at[place].set(newest * slots + jnp.arange(slots), mode='drop')
+    # No row has more than n - 1 others before it, so older ones need not be counted.
+    age = jnp.where(begun, jnp.minimum(ring.rows['age'][newest] + 1, blocks), 0)
+    rows = {k: ring.rows[k].at[ring.oldest].set(new) for k, new in (rows | {'age': age}).items()}
+    return Rows(rows, starts, head, count + begun.sum(), (ring.oldest + 1) % blocks)
+
+
+def rows_count(ring: Rows) -> jax.Array:
+    """How many transitions can be sampled, int32."""
+    return ring.count
+
+
+def sample_rows(
+    ring: Rows, key: jax.Array, batch_size: int, horizon: int | None = None, frame_stack: int = 1
+) -> Arrays:
+    """A uniform batch of the transitions in the ring, as `sample` gives, or of windows, as `sample_chunks` does.
+
+    A window ends where its episode does or where the newest rows are reached. Frames that were overwritten are replaced
+    by the oldest one of the episode that is still there. While nothing can be sampled, every index reads row 0.
+    """
+    index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(ring.count, 1))
+    return read_rows(ring, index, horizon, frame_stack)
+
+
+def read_rows(ring: Rows, index: jax.Array, horizon: int | None = None, frame_stack: int = 1) -> Arrays:
+    """The transitions (with a horizon, the windows) `index` [B] of the ring, the oldest being 0."""
+    rows = ring.rows
+    blocks, slots = rows['valid'].shape
+
+    def one(start):
+        block, slot = start // slots, start % slots
+        kept = (block - ring.oldest) % blocks  # blocks between the oldest one and this
+        left = blocks - 1 - kept  # and from this to the newest one
+
+        def at(n):
+            return (block + n) % blocks, slot
+
+        stack = _stack(rows['observations'], at, jnp.minimum(rows['age'][block, slot], kept), frame_stack)
+        if horizon:
+            n = jnp.arange(horizon)
+            goes_on = rows['valid'][at(n)] & (n < left)
+            return _window(rows, at, stack, jnp.cumprod(goes_on).sum(), horizon)
+        return _transition(rows, at, stack, rows['valid'][at(1)])
+
+    return jax.vmap(one)(ring.starts[(ring.head + index) % len(ring.starts)])
 
 
 @flax.struct.dataclass

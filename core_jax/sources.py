@@ -1,4 +1,4 @@
-"""Sources of batches for the drivers: an offline dataset, a stream from the host, a replay filled from the host."""
+"""Sources of batches for the drivers: an offline dataset, a stream from the host, replays filled from the host."""
 
 from __future__ import annotations
 
@@ -16,14 +16,97 @@ from core_jax.driver import Feed, Source
 PyTree = Any
 
 
-def offline(dataset: dict, batch_size: int) -> Source:
-    """Uniform transitions of a dataset on the device (`replay.place_dataset`), or of its shapes (`dataset_spec`)."""
+def offline(
+    dataset: dict,
+    batch_size: int,
+    *,
+    horizon: int = 1,
+    frame_stack: int = 1,
+    augment: Callable[[jax.Array, dict], dict] | None = None,
+) -> Source:
+    """Uniform transitions of a dataset on the device (`replay.place_dataset`), or of its shapes (`dataset_spec`).
+
+    horizon > 1: windows, as `replay.sample_chunks` gives them. augment(key, batch) -> batch has the last word.
+    """
 
     def sample(constants, data, state, key):
-        return data, replay.sample(constants, key, batch_size)
+        index = jax.random.randint(key, (batch_size,), 0, constants['starts'].shape[0])
+        return data, _augmented(augment, key, replay.read(constants, index, _window(horizon), frame_stack))
 
-    example = jax.eval_shape(lambda data, key: replay.sample(data, key, batch_size), dataset, jax.random.key(0))
-    return Source(dataset, example, sample)
+    return Source(dataset, _example(sample, dataset, ()), sample)
+
+
+def online_rows(
+    example_row: dict,
+    *,
+    slots: int,
+    capacity: int,
+    batch_size: int,
+    dataset: dict | None = None,
+    balanced: bool = False,
+    horizon: int = 1,
+    frame_stack: int = 1,
+    augment: Callable[[jax.Array, dict], dict] | None = None,
+) -> Source:
+    """Batches from an offline dataset and from a ring that the feed fills with the rows [S, ...] of S environments.
+
+    Uniform over the transitions of both together; if `balanced`, batch_size // 2 of them are offline and the others
+    online. Until the ring has a transition everything comes from the dataset, or is its row 0 where there is none.
+    The dataset stays as it is and is not saved. Further arguments as for `offline`; with a frame_stack, rows may bring
+    stacked observations, of which the newest frame is kept: `example_row` has a single one.
+    """
+    if balanced and dataset is None:
+        raise ValueError('balanced batches need a dataset')
+    window = _window(horizon)
+
+    def draw(constants, ring, key):
+        if dataset is None:
+            return replay.sample_rows(ring, key, batch_size, window, frame_stack)
+        offline, online = constants['starts'].shape[0], replay.rows_count(ring)
+        if balanced:
+            offline_key, online_key = jax.random.split(key)
+            index = jax.random.randint(offline_key, (batch_size,), 0, offline)
+            online_index = jax.random.randint(online_key, (batch_size,), 0, jnp.maximum(online, 1))
+            from_ring = (jnp.arange(batch_size) >= batch_size // 2) & (online > 0)
+        else:
+            index = jax.random.randint(key, (batch_size,), 0, offline + online)
+            online_index = jnp.maximum(index - offline, 0)
+            from_ring = index >= offline
+        old = replay.read(constants, jnp.minimum(index, offline - 1), window, frame_stack)
+        new = replay.read_rows(ring, online_index, window, frame_stack)
+        return jax.tree.map(lambda new, old: jax.vmap(jnp.where)(from_ring, new, old), new, old)
+
+    def sample(constants, data, state, key):
+        return data, _augmented(augment, key, draw(constants, data, key))
+
+    def receive(ring, rows):
+        if frame_stack > 1:
+            channels = jnp.shape(example_row['observations'])[-1]
+            rows = rows | {'observations': rows['observations'][..., -channels:]}
+        return replay.add_rows(ring, rows)
+
+    def init(key):
+        return replay.rows_ring(example_row, capacity, slots)
+
+    constants = () if dataset is None else dataset
+    return Source(constants, _example(sample, constants, jax.eval_shape(init, None)), sample, init, receive)
+
+
+def _window(horizon: int) -> int | None:
+    return horizon if horizon > 1 else None
+
+
+def _augmented(augment: Callable | None, key: jax.Array, batch: dict) -> dict:
+    return batch if augment is None else augment(jax.random.fold_in(key, 1), batch)
+
+
+def _example(sample: Callable, constants: PyTree, data: PyTree) -> PyTree:
+    """Shapes and dtypes of a batch."""
+
+    def batch(constants, data, key):
+        return sample(constants, data, None, key)[1]
+
+    return jax.eval_shape(batch, constants, data, jax.random.key(0))
 
 
 def stream(example_batch: PyTree) -> Source:
@@ -105,5 +188,5 @@ class Prefetch:
         self._thread.join()
 
 
-def _no_policy(observations):
+def _no_policy(observations, fresh):
     raise TypeError('a feed that asks the policy cannot be read ahead of it')

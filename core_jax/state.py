@@ -29,7 +29,8 @@ class Learner(NamedTuple):
     act(policy, memory, observations, key) -> (memory, actions)     leading axis B on memory, observations, actions
     policy(state) -> policy                                         the smallest pytree that `act` reads; it is exported
     hparams: dict of float scalars, what a population may vary
-    memory(batch_size) -> memory                                    chunk queue, frame stack, ...; () for most
+    memory(batch_size) -> memory                                    queue of actions, ...; () for most
+    explore(policy) -> policy                                       the one that collects data online, where it differs
     """
 
     init: Callable[..., PyTree]
@@ -38,6 +39,7 @@ class Learner(NamedTuple):
     policy: Callable[[PyTree], PyTree]
     hparams: dict[str, float]
     memory: Callable[[int], PyTree] = lambda batch_size: ()
+    explore: Callable[[PyTree], PyTree] = lambda policy: policy
 
 
 @flax.struct.dataclass
@@ -84,3 +86,9 @@ def step_key(state: PyTree) -> jax.Array:
 def global_norm(tree: PyTree) -> jax.Array:
     """The 2-norm of all leaves taken as one vector (the released FQL code logs the sum of leaf norms instead)."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def parameters(state: PyTree) -> list[jax.Array]:
+    """Every array that an optimizer of this state moves."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Trainable))
+    return [leaf for node in nodes if isinstance(node, Trainable) for leaf in jax.tree.leaves(node.params)]

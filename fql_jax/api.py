@@ -21,28 +21,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from core_jax import checkpoint, loop, replay, sources, stats
+from core_jax import checkpoint, loop, replay, stats
 from core_jax.driver import DeviceDriver, Numerics
+from core_jax.env_feed import Environments
 from core_jax.errors import UserError
 from core_jax.evaluate import Evaluator
 from core_jax.files import read_metrics
 from core_jax.mesh import describe, fetch, initialize_distributed, make_mesh
 from core_jax.networks import parameter_count
 from core_jax.runs import Run
-from core_jax.state import Learner
-from fql_jax import collect, data, settings, tasks
+from core_jax.state import Learner, parameters
+from fql_jax import collect, d4rl, data, settings, tasks
+from fql_jax.build import build, identity, layout, upgrade_identity
 
 PAPER = 'fql'
-
-# Sharding rules of the state: wide kernels [in, out] split their output over `tensor` and their input over `fsdp`.
-RULES = (
-    (r'kernel$', PartitionSpec('fsdp', 'tensor')),
-    (r'.*', PartitionSpec()),
-)
 
 
 class Result(NamedTuple):
@@ -104,8 +98,13 @@ def train(
     numerics = Numerics.resolve(**(saved['numerics'] if saved else config.numerics.to_dict()))
     seeds, varied = settings.members(config)
     mesh = make_mesh(config.mesh or _default_mesh(len(seeds)))
-    make_env = make_env or functools.partial(tasks.make_env, task.gym_id)
+    if make_env is None and task.gym_id:
+        make_env = functools.partial(tasks.make_env, task.gym_id, frame_stack=config.frame_stack)
+    if make_env is None and config.online_steps:
+        raise UserError(f'there is no environment for {config.env} on this machine, and an online run needs one')
     say(f'{config.agent} on {config.env} ({task.gym_id}), seed {config.seed}')
+    if make_env is None:
+        say(f'no environment for {config.env} on this machine: the run trains and exports, and evaluates nothing')
     if preset is None and not saved and not debug:
         say("settings: small, for a CPU; the paper's are in configs/fql/")
 
@@ -113,12 +112,13 @@ def train(
     signals = loop.Signals()
     with signals:
         rows = data.from_arrays(dataset) if isinstance(dataset, dict) else _load(task, config, say, signals)
-    if rows['observations'].ndim != 2:
-        raise UserError(f'{config.agent} takes vectors; the observations have shape {rows["observations"].shape[1:]}')
-    if config.dataset or isinstance(dataset, dict):
-        _check_spaces(make_env, rows)
+    _check_observations(config, rows)
+    if make_env and (config.dataset or isinstance(dataset, dict)):
+        _check_spaces(make_env, rows, config.frame_stack)
     if jax.process_count() > 1 and not workdir:
         raise UserError('several processes need --workdir: one directory that they share')
+    if config.online_steps and jax.process_count() > 1:
+        raise UserError('an online run is one process')
     driver, learner = build(config, rows, mesh=mesh, numerics=numerics, seeds=seeds, hparams=varied)
     directory = pathlib.Path(workdir or _new_directory(config))
     resume_command = (
@@ -143,19 +143,33 @@ def train(
         run.say(f'run directory: {directory}')
         stack.enter_context(signals)
         evaluator = None
-        if first:
-            workers = config.workers or None
+        workers = config.workers or None
+        if first and make_env:
             slots = min(config.eval_envs, config.eval_episodes)
             evaluator = stack.enter_context(Evaluator(make_env, workers=workers, envs=slots))
-        evaluate = Evaluation(learner, evaluator, config, seeds)
+        if config.online_steps:
+            # D4RL's antmaze rewards are 0 and 1, learned from as -1 and 0.
+            shifted = functools.partial(tasks.shift_rewards, make_env, -1.0)
+            collects = shifted if task.family == 'd4rl-antmaze' else make_env
+            # Seeded as an evaluation at step 0 would be, which there is none of: they share no episode.
+            feed = Environments(collects, slots=config.online_envs, seed=config.seed * 1_000_003, workers=workers)
+            driver.feed = stack.enter_context(feed)
+            feed.get_state()  # an environment that cannot be saved is found now
+        evaluate = Evaluation(learner, evaluator, config, seeds, task)
 
         _announce(run, driver, config)
         driver.bind(replay.place_dataset(layout(rows), mesh))
         progress = loop.train(
             driver,
             run,
-            checkpoint.Checkpoints(directory / 'checkpoints', metadata=_identity(config, numerics, rows)),
-            loop.Schedule(config.steps, config.log_interval, config.eval_interval, config.save_interval),
+            checkpoint.Checkpoints(
+                directory / 'checkpoints',
+                metadata=identity(config, numerics, rows),
+                upgrade=functools.partial(upgrade_identity, rows=rows),
+            ),
+            loop.Schedule(
+                settings.total_updates(config), config.log_interval, config.eval_interval, config.save_interval
+            ),
             resume=resume,
             evaluate=evaluate,
             resume_command=resume_command,
@@ -188,43 +202,44 @@ def _silent(text: str) -> None:
     """Where the first process speaks for all."""
 
 
-def _check_spaces(make_env: Callable[[], Any], rows: dict[str, np.ndarray]) -> None:
+def _check_observations(config, rows: dict[str, np.ndarray]) -> None:
+    """UserError where the agent's networks do not go with the data: images take an encoder, vectors take none."""
+    shape, encoder = rows['observations'].shape[1:], config.get('encoder', '')
+    if len(shape) == 3 and not encoder:
+        hint = '--config.encoder=impala_small' if 'encoder' in config else 'an agent that has one'
+        raise UserError(f'the observations are images of shape {shape}, which need an encoder: {hint}')
+    if len(shape) == 1 and (encoder or config.frame_stack > 1 or config.p_aug):
+        raise UserError(f'the observations are vectors of shape {shape}: encoder, frame_stack and p_aug are for images')
+    if len(shape) not in (1, 3):
+        raise UserError(f'{config.agent} takes vectors or images; the observations have shape {shape}')
+
+
+def _check_spaces(make_env: Callable[[], Any], rows: dict[str, np.ndarray], frame_stack: int) -> None:
     """UserError where somebody's own data do not fit the environment: found now, not at the first evaluation."""
+    seen = rows['observations'].shape[1:]
+    seen = (*seen[:-1], frame_stack * seen[-1])
     with contextlib.closing(make_env()) as env:
-        for key, space in (('observations', env.observation_space), ('actions', env.action_space)):
-            if rows[key].shape[1:] != space.shape:
-                raise UserError(f'the data have {key} of shape {rows[key].shape[1:]}, the environment {space.shape}')
+        spaces = (
+            ('observations', seen, env.observation_space),
+            ('actions', rows['actions'].shape[1:], env.action_space),
+        )
+        for key, shape, space in spaces:
+            if shape != space.shape:
+                raise UserError(f'the data have {key} of shape {shape}, the environment {space.shape}')
         bounds = env.action_space
         if not (np.all(bounds.low == -1) and np.all(bounds.high == 1)):
             raise UserError('the environment must take actions in [-1, 1]; wrap it in gymnasium.wrappers.RescaleAction')
 
 
-def build(
-    config: ml_collections.ConfigDict,
-    rows: dict[str, np.ndarray],
-    *,
-    mesh: jax.sharding.Mesh,
-    numerics: Numerics,
-    seeds: list[int],
-    hparams: dict[str, list[float]] | None = None,
-) -> tuple[DeviceDriver, Learner]:
-    """The learner on the device driver; the data are still to be bound. Only the shapes of `rows` are used."""
-    learner = settings.agent_module(config.agent).make(config, rows['actions'].shape[-1])
-    source = sources.offline(replay.dataset_spec(layout(rows), mesh), config.batch_size)
-    return DeviceDriver(
-        learner, source, mesh=mesh, seeds=seeds, hparams=hparams, numerics=numerics, rules=RULES
-    ), learner
-
-
 class Evaluation:
     """Episodes with each member's policy, for `loop.train` to call."""
 
-    def __init__(self, learner: Learner, evaluator: Evaluator | None, config, seeds: list[int]):
-        self.learner, self.evaluator, self.config, self.seeds = learner, evaluator, config, seeds
+    def __init__(self, learner: Learner, evaluator: Evaluator | None, config, seeds: list[int], task: tasks.Task):
+        self.learner, self.evaluator, self.config, self.seeds, self.task = learner, evaluator, config, seeds, task
         self.act = jax.jit(learner.act)
 
     def __call__(self, step: int, policies: dict[int, Any], stop: Callable[[], bool]) -> dict[int, dict[str, float]]:
-        if self.evaluator is None:  # another process evaluates
+        if self.evaluator is None:  # another process evaluates, or there is no environment
             return {}
         rows = {}
         for member, policy in policies.items():
@@ -237,6 +252,8 @@ class Evaluation:
                 should_stop=stop,
             )
             rows[member] = summarize(episodes)
+            if self.task.of_d4rl:
+                rows[member]['normalized_score'] = d4rl.normalized_score(self.task.environment, rows[member]['return'])
         return rows
 
 
@@ -279,7 +296,7 @@ def _finish(run, driver, learner, config, progress, policies, make_env) -> Resul
     """Plot, video, exported policies, summary.json, and what to try next."""
     # From the file: a run that was killed after its last evaluation does not make it again.
     rows = [row for row in read_metrics(run.directory / 'metrics.jsonl') if row['kind'] == 'eval']
-    latest = {row.get('member', 0): row for row in rows if row['step'] == config.steps}
+    latest = {row.get('member', 0): row for row in rows if row['step'] == driver.updates}
     metrics = {}
     for member, row in sorted(latest.items()):
         prefix = '' if driver.members == 1 else f'member_{member}/'
@@ -298,13 +315,13 @@ def _finish(run, driver, learner, config, progress, policies, make_env) -> Resul
         name = 'policy.npz' if driver.members == 1 else f'policy_{member}.npz'
         checkpoint.export_policy(run.directory / name, policy, document)
     lines = [f'learning curve: {run.plot_curves()}']
-    if config.video:
+    if config.video and make_env:
         alive = min(set(range(driver.members)) - set(progress.frozen))
         lines.append(_film(run, learner, config, policies[alive], make_env))
     run.finish(
         metrics,
         seed=config.seed if driver.members == 1 else [int(seed) for seed in driver.seeds],
-        steps=config.steps,
+        steps=driver.updates,
         wall_seconds=progress.wall_seconds,
         frozen_members=sorted(progress.frozen),
         members=_members(driver, progress),
@@ -317,7 +334,7 @@ def _finish(run, driver, learner, config, progress, policies, make_env) -> Resul
     for line in lines:
         run.say(line)
     run.say(f'run: {run.directory} (summary.json, metrics.jsonl, eval.csv, policy.npz)')
-    run.say('next: --env=ogbench-scene, --seeds=4, --vary=alpha:10,30,100; see docs/fql.md')
+    run.say(f'next: python -m fql_jax.play --run={run.directory}; --env=ogbench-scene, --agent=iql, --seeds=4; --list')
     return Result(run.directory, metrics)
 
 
@@ -337,10 +354,12 @@ def _film(run, learner, config, policy, make_env) -> str:
     from core_jax.video import NoRenderer, record_video
     from core_jax.worker_process import WorkerError
 
-    film_env = functools.partial(tasks.make_env, tasks.resolve(config.env).gym_id, render=True)
+    film_env = functools.partial(
+        tasks.make_env, tasks.resolve(config.env).gym_id, render=True, frame_stack=config.frame_stack
+    )
     if not isinstance(make_env, functools.partial) or make_env.func is not tasks.make_env:
         film_env = make_env
-    path = run.directory / 'videos' / f'step_{config.steps}.mp4'
+    path = run.directory / 'videos' / f'step_{settings.total_updates(config)}.mp4'
     try:
         record_video(
             film_env,
@@ -362,8 +381,10 @@ class LoadedPolicy:
     """A trained policy: `policy(observations)` gives actions in [-1, 1]. Built from parameters and config alone."""
 
     def __init__(self, params: Any, config: dict[str, Any], seed: int = 0):
-        self.config = ml_collections.ConfigDict(config)
         module = settings.agent_module(config['agent'])
+        self.config = module.get_config()  # of fields that came after the policy was exported, the defaults
+        with self.config.unlocked():
+            self.config.update(config)
         self.learner = module.make(self.config, config['action_dim'])
         self._policy = module.Policy(**params)
         self._act = jax.jit(self.learner.act)
@@ -428,40 +449,22 @@ def _new_directory(config) -> pathlib.Path:
     return pathlib.Path('runs') / f'{name}-{time.strftime("%Y%m%d-%H%M%S")}'
 
 
-def layout(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The device layout of the rows that `fql_jax.data` gives."""
-    return replay.dataset(rows['observations'], rows['actions'], rows['rewards'], rows['masks'], rows['terminals'])
-
-
 def _action_dim(driver: DeviceDriver) -> int:
     return driver.source.example['actions'].shape[-1]
 
 
-def _identity(config, numerics: Numerics, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What a checkpoint must agree with."""
-    ignored = (
-        *settings.FREE_ON_RESUME,
-        'log_interval',
-        'eval_interval',
-        'save_interval',
-        'eval_envs',
-        'data_dir',
-        'dataset',
-    )
-    fields = {name: value for name, value in config.to_dict().items() if name not in ignored}
-    transitions = int(len(rows['starts']))
-    return {'paper': PAPER, 'numerics': vars(numerics), 'config': fields, 'transitions': transitions}
-
-
 def _announce(run: Run, driver: DeviceDriver, config) -> None:
     size = driver.bytes_per_device()
-    params = parameter_count(driver.abstract.state.nets.params) // driver.members
+    params = parameter_count(parameters(driver.abstract.state)) // driver.members
     devices = f'{driver.mesh.devices.size} x {driver.mesh.devices.flat[0].device_kind}'
     run.say(
         f'{driver.members} member(s) of {params:,} parameters on {devices}, mesh {describe(driver.mesh)}; each device '
         f'will hold {size["state"] / 1e6:.1f} MB of state and {size["data"] / 1e6:.1f} MB of data'
     )
-    run.say(f'training {config.steps:,} updates of {config.batch_size}; compiling the first one ...')
+    updates = f'{settings.total_updates(config):,} updates of {config.batch_size}'
+    if config.online_steps:
+        updates += f', {config.steps:,} of them offline, then {config.online_steps:,} environment steps'
+    run.say(f'training {updates}; compiling the first one ...')
 
 
 def _resume_words(command: list[str], directory: pathlib.Path) -> str:

@@ -7,7 +7,9 @@ Each row is a median over repetitions with the smallest and largest, so that noi
 
     update      updates a second: one compiled loop of many updates, beside one jitted call an update of the same
                 function, and beside the same mix of matrix products run alone (the floor), for several widths
+    agents      the same for every agent at the demo's size, without the floor
     population  eight seeds in one program, beside eight times one seed
+    replay      bytes that a million transitions take on the device, beside a layout that keeps next observations too
     evaluate    environment steps a second with a policy in the loop, beside one environment with one action call a
                 step, and beside the bare environment; the same for collecting
     startup     seconds from the command to the first update, and of --help
@@ -29,7 +31,8 @@ from typing import Any
 from core_jax.cli import Parser
 from core_jax.errors import UserError, exit_on_user_error, unknown
 
-PARTS = ('update', 'population', 'evaluate', 'startup')
+PARTS = ('update', 'agents', 'population', 'replay', 'evaluate', 'startup')
+DEMO = 'demo (256x2, 5 Euler steps)'
 OBSERVATIONS, ACTIONS = 28, 5  # cube-single
 SIZES = {  # name: (hidden widths, Euler steps)
     'width 8': ((8,) * 4, 10),
@@ -69,6 +72,11 @@ def main() -> int:
     if 'update' in parts:
         for name in sizes:
             bench_update(show, name, measure)
+    if 'agents' in parts:
+        for agent, fields in agent_variants().items():
+            bench_agent(show, agent, fields, measure)
+    if 'replay' in parts:
+        bench_replay(show)
     if 'population' in parts:
         for name in sizes:
             bench_population(show, name, measure)
@@ -99,16 +107,19 @@ def median_rate(
     return rates
 
 
-def _config(name: str):
+def _config(name: str, fields: dict | None = None):
     from fql_jax import settings
 
     widths, euler = SIZES[name]
-    config = settings.get_config()
-    config.update({'hidden_dims': widths, 'flow_steps': euler})
+    fields = {'hidden_dims': widths} | (fields or {})
+    config = settings.get_config(fields.get('agent', 'fql'))
+    if 'flow_steps' in config:
+        config.flow_steps = euler
+    config.update(fields)
     return config
 
 
-def _driver(name: str, seeds: int = 1):
+def _driver(name: str, seeds: int = 1, fields: dict | None = None):
     import numpy as np
 
     from core_jax import replay
@@ -116,7 +127,7 @@ def _driver(name: str, seeds: int = 1):
     from core_jax.mesh import make_mesh
     from fql_jax import api
 
-    config = _config(name)
+    config = _config(name, fields)
     rng, n = np.random.default_rng(0), 100_000
     rows = {
         'observations': rng.normal(size=(n, OBSERVATIONS)).astype(np.float32),
@@ -141,11 +152,11 @@ def _advance(driver) -> Callable[[int], None]:
     return run
 
 
-def _one_call(name: str) -> Callable[[int], None]:
+def _one_call(name: str, fields: dict | None = None) -> Callable[[int], None]:
     """The peer: the same update with its sampling, jitted and donated, called once an update from Python."""
     import jax
 
-    driver, learner, config = _driver(name)
+    driver, learner, config = _driver(name, fields=fields)
     constants, sample, carry_key = driver.source.constants, driver.source.sample, jax.random.key(0)
     hparams = jax.device_put(learner.hparams)
 
@@ -222,6 +233,75 @@ def bench_update(show: Callable, name: str, measure: Callable) -> None:
     )
 
 
+def agent_variants() -> dict[str, dict]:
+    """Every agent, and FQL with its options: {name: fields}."""
+    from fql_jax import settings
+
+    # Online steps put the data into a ring as well; the update is the same.
+    variants = {agent: {'agent': agent, 'online_steps': 0, 'steps': 1} for agent in settings.AGENTS}
+    return variants | {
+        'fql, ten critics': {'num_critics': 10, 'pessimism': 0.5},
+        'qc-fql (horizon 5)': {'horizon': 5},
+        'qc (horizon 5, best of 32)': {'horizon': 5, 'policy': 'flow', 'act_samples': 32, 'target_samples': 32},
+        'bfn (best of 4)': {'policy': 'flow', 'act_samples': 4, 'target_samples': 4},
+    }
+
+
+def bench_agent(show: Callable, agent: str, fields: dict, measure: Callable) -> None:
+    """One seed of an agent: the compiled loop, and one call an update."""
+    scan, _, _ = _driver(DEMO, fields=fields)
+    rates = measure({'loop of updates': _advance(scan), 'one call an update': _one_call(DEMO, fields)})
+    mid = {which: statistics.median(values) for which, values in rates.items()}
+    show(
+        {
+            'bench': 'agent',
+            'agent': agent,
+            'size': DEMO,
+            'updates_per_second': mid['loop of updates'],
+            'low': min(rates['loop of updates']),
+            'high': max(rates['loop of updates']),
+            'one_call_per_second': mid['one call an update'],
+            'ratio_to_one_call': mid['loop of updates'] / mid['one call an update'],
+        }
+    )
+
+
+def bench_replay(show: Callable) -> None:
+    """Bytes a million transitions, from the arrays of a small replay: offline, and the ring that online runs fill."""
+    import jax
+    import numpy as np
+
+    from core_jax import replay
+
+    for what, shape, dtype, episode in (
+        ('cube-single', (OBSERVATIONS,), np.float32, 1000),
+        ('visual-cube-single, 3 frames', (64, 64, 3), np.uint8, 1000),
+    ):
+        rows = 4 * (episode + 1)
+        ends = np.arange(rows) % (episode + 1) == episode
+        scalars = np.zeros(rows, np.float32)
+        frames = np.zeros((rows, *shape), dtype)
+        actions = np.zeros((rows, ACTIONS), np.float32)
+        size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
+        offline = size(replay.dataset(frames, actions, scalars, scalars, ends)) / (rows - 4)
+        row = {'observations': frames[0], 'actions': actions[0], 'rewards': scalars[0], 'masks': scalars[0]}
+        ring = size(replay.rows_ring(row | {'valid': np.bool_(True)}, rows, 4)) / (rows - 4)
+        # observations and next observations, stacked where they are images, action, reward, mask, end
+        stack = 3 if dtype == np.uint8 else 1
+        naive = 2 * stack * frames[0].nbytes + actions[0].nbytes + 3 * 4
+        show(
+            {
+                'bench': 'replay',
+                'data': what,
+                'megabytes_per_million': offline,
+                'ring_megabytes_per_million': ring,
+                'naive_megabytes_per_million': float(naive),
+                'share_of_naive': offline / naive,
+                'ring_share_of_naive': ring / naive,
+            }
+        )
+
+
 def bench_population(show: Callable, name: str, measure: Callable) -> None:
     """Eight seeds in one program against eight runs of one."""
     one, _, _ = _driver(name)
@@ -252,7 +332,7 @@ def bench_evaluate(show: Callable) -> None:
 
     task = tasks.resolve('ogbench-cube')
     make_env = functools.partial(tasks.make_env, task.gym_id)
-    driver, learner, _ = _driver('demo (256x2, 5 Euler steps)')
+    driver, learner, _ = _driver(DEMO)
     act = jax.jit(learner.act)
     host = api.host_act(act, driver.policies()[0])
     key, cores = jax.random.key(0), len(os.sched_getaffinity(0))

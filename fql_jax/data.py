@@ -19,7 +19,7 @@ import numpy as np
 
 from core_jax.datasets import check_arrays, load_npz
 from core_jax.errors import UserError
-from fql_jax import collect, oracles, tasks
+from fql_jax import collect, d4rl, oracles, tasks
 
 BOUND = 1 - 1e-5  # actions are clipped to it before training, the flow's targets included
 PATIENCE = 5.0  # seconds without a byte from the host of the official files
@@ -46,7 +46,7 @@ def load_dataset(
 ) -> dict[str, np.ndarray]:
     """The rows for `task`, in the layout above, from the first source that has them; `say` is told which.
 
-    config.dataset: path of an npz file (OGBench's format, or one's own with rewards), or ''.
+    config.dataset: path of an npz file (OGBench's format, or one's own with rewards), or '' (D4RL: see `fql_jax.d4rl`).
     config.data_kind: 'play', 'noisy', 'navigate', ... ('': the task's own); config.data_dir: see `directory`.
     config.data_length: transitions an episode that is collected here; 0 for the evaluation's time limit.
     config.data_episodes: 0 for the official size. Then the official file is used if it is in the data directory or can
@@ -62,6 +62,8 @@ def load_dataset(
 def _find(task: tasks.Task, config, say: Callable[[str], None], should_stop: Callable[[], bool]) -> Path:
     """The local, official or collected file of the wanted kind and size."""
     kind, home = config.data_kind or task.kind, directory(config.data_dir)
+    if task.of_d4rl:
+        return d4rl.find(task, home)
     if task.family == 'gymnasium':
         raise UserError(f'{task.gym_id} has no data of its own; give --dataset=FILE.npz')
     if kind not in task.kinds:
@@ -112,9 +114,12 @@ def _download(official: Path, say: Callable[[str], None]) -> bool:
 def read(path: str | os.PathLike, task: tasks.Task) -> dict[str, np.ndarray]:
     """The rows of one npz file, in the layout above.
 
-    A file with `rewards` is somebody's own, see `from_arrays`. Any other must be in OGBench's format and is relabelled
-    for `task` by OGBench itself. Raises UserError for a file that is neither, or is damaged.
+    Data for a task of D4RL are read by D4RL's rules, see `fql_jax.d4rl`. Else a file with `rewards` is somebody's own,
+    see `from_arrays`. Any other must be in OGBench's format and is relabelled for `task` by OGBench itself. Raises
+    UserError for a file that is none of these, or is damaged.
     """
+    if task.of_d4rl:
+        return from_arrays(d4rl.read(path, task), path)
     arrays = load_npz(path, {'observations': None, 'actions': 2, 'terminals': 1})
     if 'rewards' in arrays:
         return from_arrays(arrays, path)

@@ -15,9 +15,10 @@ from fql_jax import tasks
 FILM_SIZE = 320  # pixels, square
 
 
-def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
+def make(gym_id: str, *, render: bool = False, frame_stack: int = 1, **kwargs) -> gymnasium.Env:
     """A seedable environment with float32 observations and actions in [-1, 1]; `kwargs` go to its constructor.
 
+    With pictures, observations are uint8 [H, W, 3 * frame_stack], see `Stacked`.
     Raises UserError where it cannot be built, and ImportError where `render` is asked for and EGL is not installed.
     """
     pixels = gym_id.startswith('visual-')
@@ -49,9 +50,12 @@ def make(gym_id: str, *, render: bool = False, **kwargs) -> gymnasium.Env:
             if not np.all(np.isfinite([env.action_space.low, env.action_space.high])):
                 raise UserError(f'environment {gym_id!r} has unbounded actions; give it bounds')
             env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-        if render and of_ogbench:
+        if of_ogbench and render:
             env = Filmed(env, shadows=pixels)
-        return Seeded(env)
+        elif of_ogbench and pixels:
+            env = Rendered(env)
+        env = Seeded(env)
+        return Stacked(env, frame_stack) if frame_stack > 1 else env
 
 
 class Seeded(gymnasium.Wrapper):
@@ -81,29 +85,60 @@ class Seeded(gymnasium.Wrapper):
         return np.asarray(observation, self._dtype), reward, terminated, truncated, info
 
 
-class Filmed(gymnasium.Wrapper):
+class Stacked(gymnasium.Wrapper):
+    """The last `size` observations on the last axis, the oldest first; an episode's first one stands for those before.
+
+    The same as what `core_jax.replay` stacks of single observations.
+    """
+
+    def __init__(self, env: gymnasium.Env, size: int):
+        super().__init__(env)
+        space = env.observation_space
+        self._size, self._channels, self._stack = size, space.shape[-1], None
+        low, high = (np.concatenate([bound] * size, axis=-1) for bound in (space.low, space.high))
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=space.dtype)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._stack = np.concatenate([observation] * self._size, axis=-1)
+        return self._stack.copy(), info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._stack = np.concatenate([self._stack[..., self._channels :], observation], axis=-1)
+        return self._stack.copy(), reward, terminated, truncated, info
+
+
+class Rendered(gymnasium.Wrapper):
+    """An OGBench environment that renders, and closes its renderer: mujoco complains at exit about those left open."""
+
+    def renderer(self):
+        """Its mujoco.Renderer; None before the first frame."""
+        inner = self.env.unwrapped
+        return inner.custom_renderer if hasattr(inner, 'custom_renderer') else inner._renderer
+
+    def close(self) -> None:
+        if self.renderer() is not None:
+            self.renderer().close()
+        super().close()
+
+
+class Filmed(Rendered):
     """Frames of an OGBench environment, by default without shadows: in software those cost three times the rest."""
 
     def __init__(self, env: gymnasium.Env, shadows: bool = False):
         super().__init__(env)
-        self._shadows, self._renderer = shadows, None
+        self._shadows, self._lit = shadows, False
 
     def render(self) -> np.ndarray:
         """uint8 [height, width, 3]."""
-        if self._renderer is None:
+        if not self._lit:
             import mujoco
 
             self.env.render()  # the first call builds the renderer
-            inner = self.env.unwrapped
-            self._renderer = inner.custom_renderer if hasattr(inner, 'custom_renderer') else inner._renderer
-            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._shadows
+            self.renderer().scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._shadows
+            self._lit = True
         return self.env.render()
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()  # mujoco complains at exit about those that are left
-            self._renderer = None
-        super().close()
 
 
 def _render_offscreen() -> None:

@@ -2,6 +2,7 @@
 
 With no flags: a small, real run on a CPU (cube-single; the data are collected here), some minutes on two cores.
 The paper's size: --config=configs/fql/cube_single.py
+What there is: --list, or --list=environments, agents, presets, data
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ def main() -> int:
     parser.add_argument('--agent', help='the algorithm (default fql)')
     parser.add_argument('--dataset', help='your own .npz instead of the one of the environment')
     add_run_flags(parser)
+    parser.add_argument('--list', nargs='?', const='all', metavar='WHAT', help='print what there is, and do nothing')
     flags, overrides = parser.parse()
+    if flags.list:
+        from fql_jax import catalogue
+
+        print(catalogue.show(flags.list))
+        return 0
 
     named = ('env', 'agent', 'dataset', 'seed', 'seeds', 'vary', 'steps', 'mesh')
     fields = overrides | {name: getattr(flags, name) for name in named if getattr(flags, name) is not None}

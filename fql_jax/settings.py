@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from fractions import Fraction
 from typing import Any
 
 import ml_collections
@@ -11,7 +12,7 @@ from core_jax import cli
 from core_jax.errors import UserError, unknown
 from fql_jax import tasks
 
-AGENTS = ('fql',)
+AGENTS = ('fql', 'iql', 'rebrac', 'ifql', 'fbrac', 'fawac', 'idql', 'rlpd', 'bc', 'flow_bc')
 
 # What runs without a preset: small enough for two CPU cores in minutes, still the published algorithm. The search that
 # led here is in docs/fql.md.
@@ -20,15 +21,16 @@ SMALL = {
     'data_episodes': 100,
     'data_length': 1000,
     'hidden_dims': (256, 256),
-    'learning_rate': 1e-3,
-    'alpha': 30.0,
-    'discount': 0.98,
-    'tau': 0.01,
-    'flow_steps': 5,
     'steps': 20_000,
     'log_interval': 500,
     'eval_interval': 5_000,
     'save_interval': 5_000,
+}
+# The same for what only some agents have.
+SMALL_HPARAMS = {'learning_rate': 1e-3, 'discount': 0.98, 'tau': 0.01, 'flow_steps': 5}
+SMALL_AGENTS = {
+    'fql': {'alpha': 30.0},
+    'rlpd': {'steps': 0, 'online_steps': 20_000},
 }
 
 # `--debug`: every part of a run in seconds.
@@ -56,7 +58,8 @@ def agent_module(name: str) -> Any:
 
 def get_config(agent: str = 'fql') -> ml_collections.ConfigDict:
     """The agent's published settings and those of a run at the paper's size, in one flat ConfigDict."""
-    config = agent_module(agent).get_config()
+    module = agent_module(agent)
+    config = module.get_config()
     config.update(
         {
             'agent': agent,
@@ -67,11 +70,21 @@ def get_config(agent: str = 'fql') -> ml_collections.ConfigDict:
             'data_episodes': 0,  # episodes to collect here; 0 means the official file, or its size
             'data_length': 0,  # transitions an episode, where they are collected; 0 means the task's time limit
             'data_dir': '',  # where data sets are kept; '' means $TENFOLD_DATA or ~/.cache/tenfold/data
+            'sparse_rewards': False,  # -1 wherever the reward is not 0 (scene and puzzle in QC and QAM)
+            'frame_stack': 1,  # newest frames that an observation shows, where it is an image
+            'p_aug': 0.0,  # how often the images of a batch are cropped at random: all of a batch, or none
             # Length and intervals, in updates
-            'steps': 1_000_000,
+            'steps': 1_000_000,  # offline, before the online ones
             'log_interval': 5_000,
             'eval_interval': 100_000,
             'save_interval': 100_000,
+            # Online, after the offline updates
+            'online_steps': 0,  # environment steps
+            'utd': 1.0,  # updates an environment step
+            'online_envs': 1,  # environments that collect at once
+            'warmup': 0,  # steps with random actions and no update, at the start
+            'balanced_sampling': False,  # half of each batch offline, half online (RLPD); else uniform over both
+            'online_capacity': 0,  # rows of what was collected that are kept; 0 keeps all
             # Evaluation
             'eval_episodes': 50,
             'eval_envs': 8,  # environments at once; part of what an evaluation's noise is a function of
@@ -90,7 +103,16 @@ def get_config(agent: str = 'fql') -> ml_collections.ConfigDict:
             },
         }
     )
+    config.update(getattr(module, 'RUN', {}))
     return config
+
+
+def total_updates(config: ml_collections.ConfigDict) -> int:
+    """Offline updates and those that the online steps are worth."""
+    from core_jax.driver import updates_due  # imports jax, which names and numbers alone do without
+
+    ratio = Fraction(config.utd).limit_denominator(1 << 20)
+    return config.steps + updates_due(config.online_steps, ratio, config.warmup)
 
 
 def resolve(fields: dict[str, Any], preset: dict[str, Any] | None = None, debug: bool = False):
@@ -98,15 +120,25 @@ def resolve(fields: dict[str, Any], preset: dict[str, Any] | None = None, debug:
 
     Raises UserError for unknown names, wrong types and values out of range.
     """
-    layers = [SMALL if preset is None else preset, DEBUG if debug else {}, fields]
-    agent = next((layer['agent'] for layer in reversed(layers) if 'agent' in layer), 'fql')
-    config = get_config(agent)
-    for layer in layers:
+    named = [layer['agent'] for layer in (fields, preset or {}) if 'agent' in layer]
+    config = get_config(*named[:1])
+    for layer in (_small(config) if preset is None else preset, _debug(config) if debug else {}, fields):
         cli.apply(config, layer)
     if preset is None:
         _suit_kind(config, fields)
     validate(config)
     return config
+
+
+def _small(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The small settings, as far as they concern this agent."""
+    common = {name: value for name, value in SMALL_HPARAMS.items() if name in config}
+    return SMALL | common | SMALL_AGENTS.get(config.agent, {})
+
+
+def _debug(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    online = {'steps': 0, 'online_steps': 200} if config.agent == 'rlpd' else {}
+    return DEBUG | online
 
 
 def _suit_kind(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> None:
@@ -120,23 +152,76 @@ def _suit_kind(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> Non
         config.data_kind = ''
 
 
+# Least values of numbers, and the words that a choice is made from.
+LEAST = {
+    1: ('batch_size', 'seeds', 'eval_episodes', 'eval_envs', 'online_envs', 'frame_stack'),
+    0: ('seed', 'steps', 'online_steps', 'warmup', 'online_capacity', 'log_interval', 'eval_interval', 'save_interval')
+    + ('data_episodes', 'data_length', 'workers', 'p_aug'),
+}
+LEAST_OF_AGENT = {
+    1: ('flow_steps', 'num_critics', 'horizon', 'act_samples', 'target_samples', 'num_samples', 'diffusion_steps')
+    + ('actor_freq',),
+    0: (
+        'alpha',
+        'learning_rate',
+        'tau',
+        'discount',
+        'pessimism',
+        'expectile',
+        'inv_temp',
+        'alpha_actor',
+        'alpha_critic',
+    )
+    + ('actor_learning_rate', 'critic_learning_rate', 'temperature_learning_rate', 'noise', 'noise_clip'),
+}
+AT_MOST_ONE = ('tau', 'discount', 'p_aug', 'expectile')
+CHOICES = {
+    'q_agg': ('mean', 'min'),
+    'policy': ('onestep', 'flow'),
+    'actor_loss': ('awr', 'ddpgbc'),
+    'std': ('constant', 'state'),
+    'activation': ('relu', 'gelu'),
+    'target_entropy': ('full', 'half'),
+    'temperature_loss': ('alpha', 'log_alpha'),
+    'target_agg': ('min', 'mean'),
+    'actor_agg': ('min', 'mean'),
+    'encoder': ('', 'impala_small', 'impala', 'impala_large', 'impala_debug'),
+}
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for values that no run can have."""
     tasks.resolve(config.env)
-    cli.require_positive(config, ('steps', 'batch_size', 'seeds', 'eval_episodes', 'eval_envs'))
-    cli.require_positive(config, ('flow_steps', 'num_critics'))
-    cli.require_positive(config, ('seed', 'log_interval', 'eval_interval', 'save_interval'), 0)
-    cli.require_positive(config, ('data_episodes', 'data_length', 'workers'), 0)
-    cli.require_positive(config, ('alpha', 'learning_rate', 'tau', 'discount'), 0)
+    for least, names in LEAST.items():
+        cli.require_positive(config, names, least)
+    for least, names in LEAST_OF_AGENT.items():
+        cli.require_positive(config, [name for name in names if name in config], least)
+    for name in AT_MOST_ONE:
+        if config.get(name, 0) > 1:
+            raise UserError(f'{name} lies in 0..1, got {config[name]}')
+    for name, options in CHOICES.items():
+        if config.get(name, options[0]) not in options:
+            raise unknown(name, config[name], options)
     if not config.hidden_dims or min(config.hidden_dims) < 1:
         raise UserError(f'hidden_dims must be widths of at least 1, got {config.hidden_dims}')
-    if config.q_agg not in ('mean', 'min'):
-        raise unknown('q_agg', config.q_agg, ('mean', 'min'))
     if config.seed + config.seeds > 2**32:
         raise UserError(f'seeds lie below 2**32, got {config.seed}')
-    if config.tau > 1 or config.discount > 1:
-        raise UserError(f'tau and discount lie in 0..1, got {config.tau} and {config.discount}')
+    if config.get('pessimism', 0) > 0 and config.q_agg == 'min':
+        raise UserError('pessimism lowers the mean over the critics; it does not go with q_agg min')
+    _validate_online(config)
     members(config)
+
+
+def _validate_online(config: ml_collections.ConfigDict) -> None:
+    if not config.utd > 0:
+        raise UserError(f'utd must be above 0, got {config.utd}')
+    if total_updates(config) < 1:
+        raise UserError(
+            f'nothing to do: {config.steps} offline updates, {config.online_steps} online steps '
+            f'(less {config.warmup} of warm-up, at {config.utd:g} updates a step)'
+        )
+    if config.online_steps and (config.seeds > 1 or config.vary):
+        raise UserError('an online run has one seed, since each seed collects its own data; start one run a seed')
 
 
 def members(config: ml_collections.ConfigDict) -> tuple[list[int], dict[str, list[float]]]:
@@ -152,14 +237,14 @@ def members(config: ml_collections.ConfigDict) -> tuple[list[int], dict[str, lis
         values = [float(text) for text in texts.split(',')]
     except ValueError:
         raise UserError(f'cannot read {config.vary!r}; write it like alpha:3,10,30') from None
-    limit = 1.0 if name in ('tau', 'discount') else float('inf')
+    limit = 1.0 if name in AT_MOST_ONE else float('inf')
     if not all(0 <= value <= limit for value in values):
         raise UserError(f'{name} lies in 0..{limit:g}, got {texts}')
     return seeds * len(values), {name: [value for value in values for _ in seeds]}
 
 
 # What a resumed run may change without becoming another run.
-FREE_ON_RESUME = ('steps', 'workers', 'video', 'mesh', 'eval_episodes')
+FREE_ON_RESUME = ('steps', 'online_steps', 'workers', 'video', 'mesh', 'eval_episodes')
 
 
 def for_resume(
@@ -169,7 +254,7 @@ def for_resume(
     config = get_config(saved['agent'])
     cli.apply(config, _flat(saved))
     before = config.to_dict()
-    for layer in (preset or {}, DEBUG if debug else {}, fields):
+    for layer in (preset or {}, _debug(config) if debug else {}, fields):
         cli.apply(config, layer)
     if preset is None:
         _suit_kind(config, fields)

@@ -1,9 +1,15 @@
-"""The single-task OGBench environments: names, time limits, data sets, and the settings published for FQL.
+"""The single-task OGBench environments and D4RL's: names, time limits, data sets, and the settings published for FQL.
 
 A task answers to a short name (`ogbench-cube`, `ogbench-cube-double-task4`, `ogbench-cube-noisy`), to its gym id
 (`cube-single-singletask-task3-v0`) and to its dataset id (`cube-single-play-singletask-v0`). Ids without a task number
-mean the default task, which is not always the first. Any other environment that gymnasium knows (`Pendulum-v1`, or
-`my_package:MyEnv-v0`, which imports my_package first) is a task of the family `gymnasium`: it has no data of its own.
+mean the default task, which is not always the first.
+
+D4RL's data sets have D4RL's ids (`antmaze-large-play-v2`, `pen-human-v1`) and short names (`d4rl-pen-human`). Their
+environments need another gym and another MuJoCo: `my_package:pen-human-v1` is one that my_package registers with
+gymnasium; without it Adroit is evaluated in gymnasium-robotics where that is installed, and antmaze is not evaluated.
+
+Any other environment that gymnasium knows (`Pendulum-v1`, or `my_package:MyEnv-v0`, which imports my_package first) is
+a task of the family `gymnasium`: it has no data of its own.
 
 Nothing here imports jax, mujoco or ogbench.
 """
@@ -11,7 +17,7 @@ Nothing here imports jax, mujoco or ogbench.
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import re
 
 from core_jax.errors import UserError, unknown
@@ -23,9 +29,10 @@ OWN = 'own:'  # begins the name of an environment that `fql_jax.train` got as a 
 class Task:
     """One environment with one goal, and what is known about training FQL on it.
 
-    family: 'cube', 'scene', 'puzzle', 'pointmaze', 'antmaze', 'humanoidmaze', 'antsoccer', or 'gymnasium'.
-    environment: name without task or dataset, such as 'cube-single'; for the family 'gymnasium' the gym id.
-    gym_id: what `make_env` takes.
+    family: 'cube', 'scene', 'puzzle', 'pointmaze', 'antmaze', 'humanoidmaze', 'antsoccer', 'd4rl-antmaze',
+        'd4rl-adroit', or 'gymnasium'.
+    environment: name without task or dataset, such as 'cube-single'; D4RL's id; for the family 'gymnasium' the gym id.
+    gym_id: what `make_env` takes; '' for a task of D4RL whose environment is not on this machine.
     kinds: kinds of dataset that OGBench publishes for it; kind: the one that the name asked for, else the first.
     number: which of the five goals; 0 where there is no such thing.
     max_steps: time limit of an evaluation episode.
@@ -46,7 +53,11 @@ class Task:
     @property
     def dataset_id(self) -> str:
         """The official dataset's file name without '.npz': 'cube-single-play-v0'."""
-        return f'{self.environment}-{self.kind}-v0'
+        return self.environment if self.of_d4rl else f'{self.environment}-{self.kind}-v0'
+
+    @property
+    def of_d4rl(self) -> bool:
+        return self.family.startswith('d4rl-')
 
 
 _MANIPULATION = ('play', 'noisy')
@@ -100,6 +111,31 @@ _SHORT = {
 }
 ENVIRONMENTS = tuple(_TABLE)
 
+# D4RL's id: (time limit, alpha, q_agg); the discount is 0.99. Time limits are D4RL's own.
+_D4RL = {
+    'antmaze-umaze-v2': (700, 10.0, 'mean'),
+    'antmaze-umaze-diverse-v2': (700, 10.0, 'mean'),
+    'antmaze-medium-play-v2': (1000, 10.0, 'mean'),
+    'antmaze-medium-diverse-v2': (1000, 10.0, 'mean'),
+    'antmaze-large-play-v2': (1000, 3.0, 'mean'),
+    'antmaze-large-diverse-v2': (1000, 3.0, 'mean'),
+    'pen-human-v1': (100, 10_000.0, 'min'),
+    'pen-cloned-v1': (100, 10_000.0, 'min'),
+    'pen-expert-v1': (100, 3_000.0, 'min'),
+    'door-human-v1': (200, 30_000.0, 'min'),
+    'door-cloned-v1': (200, 30_000.0, 'min'),
+    'door-expert-v1': (200, 30_000.0, 'min'),
+    'hammer-human-v1': (200, 30_000.0, 'min'),
+    'hammer-cloned-v1': (200, 10_000.0, 'min'),
+    'hammer-expert-v1': (200, 30_000.0, 'min'),
+    'relocate-human-v1': (200, 10_000.0, 'min'),
+    'relocate-cloned-v1': (200, 30_000.0, 'min'),
+    'relocate-expert-v1': (200, 30_000.0, 'min'),
+}
+D4RL = tuple(_D4RL)
+# Without their versions: 'pen-human' is 'pen-human-v1'.
+_D4RL_SHORT = {name.rpartition('-v')[0]: name for name in _D4RL}
+
 _NAME = re.compile(
     r'(?:ogbench-)?(?P<environment>.+?)(?:-(?P<kind>play|noisy|navigate|stitch|explore))?'
     r'(?P<single>-singletask)?(?:-task(?P<number>[1-5]))?(?P<version>-v0)?'
@@ -108,7 +144,7 @@ _NAME = re.compile(
 
 def names() -> list[str]:
     """Every short name, without task numbers: what a message about an unknown environment chooses from."""
-    return [f'ogbench-{name}' for name in (*_SHORT, *_TABLE)]
+    return [f'ogbench-{name}' for name in (*_SHORT, *_TABLE)] + [f'd4rl-{name}' for name in _D4RL_SHORT]
 
 
 def resolve(name: str) -> Task:
@@ -118,6 +154,9 @@ def resolve(name: str) -> Task:
     """
     if name.startswith(OWN):
         return Task('gymnasium', name, name)
+    task = _of_d4rl(name)
+    if task:
+        return task
     match = _NAME.fullmatch(name)
     environment = match and _SHORT.get(match['environment'], match['environment'])
     if environment in _TABLE:
@@ -128,7 +167,7 @@ def resolve(name: str) -> Task:
     if task:
         return task
     ids = [f'{environment}-singletask-v0' for environment in ENVIRONMENTS] if name.endswith('-v0') else names()
-    raise unknown('environment', name, ids)
+    raise unknown('environment', name, [*ids, *D4RL])
 
 
 def _task(environment: str, kind: str | None, number: str | None) -> Task:
@@ -141,17 +180,44 @@ def _task(environment: str, kind: str | None, number: str | None) -> Task:
     return Task(family, environment, gym_id, kinds, kind or kinds[0], number, limit, alpha, discount, q_agg)
 
 
+def _of_d4rl(name: str) -> Task | None:
+    """A task of D4RL: 'pen-human-v1', 'd4rl-pen-human', or 'my_package:pen-human-v1'."""
+    package, _, bare = name.rpartition(':')
+    if bare.startswith('d4rl-'):
+        bare = bare.removeprefix('d4rl-')
+        bare = _D4RL_SHORT.get(bare, bare)
+    if bare not in _D4RL:
+        return None
+    limit, alpha, q_agg = _D4RL[bare]
+    family = 'd4rl-antmaze' if bare.startswith('antmaze-') else 'd4rl-adroit'
+    if package:
+        gym_id = _found(name)
+    elif family == 'd4rl-adroit' and importlib.util.find_spec('gymnasium_robotics'):
+        # The same hand, observations and actions; rewards, time limits and ends differ in details, and so do scores.
+        gym_id = f'gymnasium_robotics:AdroitHand{bare.split("-")[0].title()}-v1'
+    else:
+        gym_id = ''
+    return Task(family, bare, gym_id, max_steps=limit, alpha=alpha, q_agg=q_agg)
+
+
 def _from_gymnasium(name: str) -> Task | None:
     """Somebody's own environment, if gymnasium knows it; `module:Name-v0` imports the module first."""
     import gymnasium
 
-    if name.startswith('ogbench-') or (':' not in name and name not in gymnasium.registry):
+    if name.startswith(('ogbench-', 'd4rl-')) or (':' not in name and name not in gymnasium.registry):
         return None
+    return Task('gymnasium', name, _found(name), max_steps=specification(name).max_episode_steps or 1000)
+
+
+def _found(gym_id: str) -> str:
+    """`gym_id`, which gymnasium knows; raises UserError where it does not."""
+    import gymnasium
+
     try:
-        spec = specification(name)
+        specification(gym_id)
     except (gymnasium.error.Error, ImportError) as error:
-        raise UserError(f'cannot find environment {name!r}: {" ".join(str(error).split())}') from error
-    return Task('gymnasium', name, name, max_steps=spec.max_episode_steps or 1000)
+        raise UserError(f'cannot find environment {gym_id!r}: {" ".join(str(error).split())}') from error
+    return gym_id
 
 
 def specification(gym_id: str):
@@ -164,12 +230,20 @@ def specification(gym_id: str):
     return gymnasium.spec(name)
 
 
-def make_env(gym_id: str, render: bool = False):
+def make_env(gym_id: str, render: bool = False, frame_stack: int = 1):
     """A gymnasium environment with float32 observations (uint8 for pixels) and actions in [-1, 1].
 
     `functools.partial(make_env, task.gym_id)` pickles. reset(seed=...) fixes every source of randomness. `render=True`
-    makes one whose render() gives frames, through EGL where nothing else is asked for by MUJOCO_GL.
+    makes one whose render() gives frames, through EGL where nothing else is asked for by MUJOCO_GL. `frame_stack` > 1
+    stacks that many observations on the last axis, the oldest first.
     """
     from fql_jax import envs
 
-    return envs.make(gym_id, render=render)
+    return envs.make(gym_id, render=render, frame_stack=frame_stack)
+
+
+def shift_rewards(make_env, shift: float):
+    """The environment of `make_env` with `shift` added to every reward (`functools.partial` of it pickles)."""
+    from gymnasium.wrappers import TransformReward
+
+    return TransformReward(make_env(), lambda reward: reward + shift)

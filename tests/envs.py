@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import gymnasium
@@ -46,6 +47,49 @@ class Walk(gymnasium.Env):
         column = int(np.clip(32 + 16 * self.x, 0, 59))
         frame[:, column : column + 4] = (255, 0, 0)
         return frame
+
+
+class Pictures(gymnasium.Env):
+    """Random images [4, 4, 3] of bytes; an episode ends after `limit` steps."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, limit: int = 5):
+        self.limit = limit
+
+    def _observe(self):
+        return self.np_random.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observe(), 0.0, False, self.steps >= self.limit, {}
+
+
+class Gusty(Walk):
+    """A wind from numpy's global generator, at resets too."""
+
+    def reset(self, *, seed=None, options=None):
+        self.wind = np.random.uniform(-0.1, 0.1)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.wind += np.random.uniform(-0.1, 0.1)
+        self.x += self.wind
+        return super().step(action)
+
+
+class Sealed(Walk):
+    """Holds something that nothing can look into."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
 
 
 class NoInfo(Walk):

@@ -50,14 +50,14 @@ class ProbeFeed:
     def __init__(self, name: str, slots: int = 16, seed: int = 0):
         self.probe = PROBES[name]
         self._rng = np.random.default_rng(seed)
-        self._observations = self._begin(slots)
+        self._observations, self._fresh = self._begin(slots), np.ones(slots, bool)
 
     def _begin(self, count: int) -> np.ndarray:
         return self._rng.choice(self.probe.first, count).astype(np.float32)
 
-    def next(self, act: Callable[[np.ndarray], np.ndarray]) -> tuple[dict, int]:
+    def next(self, act: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[dict, int]:
         before = self._observations
-        actions = act(before[:, None])
+        actions = act(before[:, None], self._fresh)
         last = self.probe.last
         done = np.ones_like(before) if last is None else np.float32(before == last)
         after = before if last is None else np.full_like(before, last)
@@ -68,12 +68,13 @@ class ProbeFeed:
             'masks': 1.0 - done,
             'next_observations': after[:, None],
         }
-        self._observations = np.where(done, self._begin(len(before)), after)
+        self._observations, self._fresh = np.where(done, self._begin(len(before)), after), done > 0
         return transitions, len(before)
 
     def get_state(self) -> dict:
-        return {'rng': self._rng.bit_generator.state, 'observations': self._observations.tolist()}
+        rows = {'observations': self._observations.tolist(), 'fresh': self._fresh.tolist()}
+        return rows | {'rng': self._rng.bit_generator.state}
 
     def set_state(self, state: dict) -> None:
         self._rng.bit_generator.state = state['rng']
-        self._observations = np.float32(state['observations'])
+        self._observations, self._fresh = np.float32(state['observations']), np.array(state['fresh'])

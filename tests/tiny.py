@@ -123,11 +123,15 @@ def share_programs(monkeypatch, drivers: dict = {}) -> None:  # noqa: B006  (sha
             config[name]
             for name in ('hidden_dims', 'batch_size', 'alpha', 'learning_rate', 'tau', 'discount', 'flow_steps')
         ]
+        if config.online_steps:
+            static.append(config.to_dict())
         name = repr((static, shapes, keywords | {'seeds': len(keywords['seeds'])}))
         if name not in drivers:
             drivers[name] = build(config, rows, **keywords)
         driver, learner = drivers[name]
         driver.carry, driver.updates, driver.seeds = None, 0, np.asarray(keywords['seeds'], np.uint32)
+        if config.online_steps:
+            driver.environment_steps, driver.calls, driver._memory = 0, 0, None
         return driver, learner
 
     monkeypatch.setattr(api, 'build', shared)

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from core_jax.distributions import gaussian
-from core_jax.networks import Actor
+from core_jax import policies
+from core_jax.networks import make_encoder
+from core_jax.policies import GaussianActor
 from core_jax.state import Learner, Trainable, descend, global_norm, trainable
 
 HPARAMS = ('learning_rate',)
@@ -45,36 +46,31 @@ class Policy:
 
 
 def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
-    """BC for observations [B, D] and actions [B, action_dim] in [-1, 1]."""
-    learned = {'constant': False, 'state': True}[config.std]
-    outputs = 2 * action_dim if learned else action_dim
-    net = Actor(tuple(config.hidden_dims), outputs, layer_norm=config.layer_norm, final_scale=1e-2)
+    """BC for observations [B, D], or images [B, H, W, C] with an encoder, and actions [B, action_dim] in [-1, 1]."""
+    net = GaussianActor(
+        tuple(config.hidden_dims),
+        action_dim,
+        config.std,
+        config.layer_norm,
+        (config.log_std_min, config.log_std_max),
+        make_encoder(config.encoder),
+    )
     adam = optax.scale_by_adam()
 
-    def actor(params, observations):
-        """Mean [B, A] and std [B, A]."""
-        out = net.apply(params, observations)
-        if not learned:
-            return out, jnp.ones_like(out)
-        mean, log_std = jnp.split(out, 2, axis=-1)
-        return mean, jnp.exp(jnp.clip(log_std, config.log_std_min, config.log_std_max))
-
     def likelihood_loss(params, batch):
-        mean, std = actor(params, batch['observations'])
-        loss = -gaussian(mean, std).log_prob(batch['actions']).mean()
+        mean, std = net.apply(params, batch['observations'])
+        loss = -policies.log_prob((mean, std), batch['actions']).mean()
         return loss, {'loss': loss, 'mse': jnp.mean((mean - batch['actions']) ** 2), 'std': std.mean()}
 
     def update(state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
-        chex.assert_rank([batch['observations'], batch['actions']], [2, 2])
+        chex.assert_rank([batch['observations'], batch['actions']], [4 if config.encoder else 2, 2])
         gradients, metrics = jax.grad(likelihood_loss, has_aux=True)(state.actor.params, batch)
         metrics['grad_norm'] = global_norm(gradients)
         moved = descend(state.actor, gradients, adam, hparams['learning_rate'])
         return state.replace(step=state.step + 1, actor=moved), metrics
 
     def act(policy: Policy, memory: tuple, observations: jax.Array, key: jax.Array) -> tuple[tuple, jax.Array]:
-        mean, std = actor(policy.actor, observations)
-        actions = mean + policy.noise * std * jax.random.normal(key, mean.shape)
-        return memory, jnp.clip(actions, -1.0, 1.0)
+        return memory, policies.sample(net.apply(policy.actor, observations), key, policy.noise)
 
     def init(key: jax.Array, batch: dict) -> State:
         key, actor_key = jax.random.split(key)
@@ -84,7 +80,10 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
     def policy(state: State) -> Policy:
         return Policy(state.actor.params, jnp.zeros(()))
 
-    return Learner(init, update, act, policy, {name: float(config[name]) for name in HPARAMS})
+    def explore(policy: Policy) -> Policy:
+        return policy.replace(noise=jnp.ones(()))
+
+    return Learner(init, update, act, policy, {name: float(config[name]) for name in HPARAMS}, explore=explore)
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -96,6 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
             # Shapes and switches: static, a change compiles anew.
             'batch_size': 256,  # transitions an update
             'hidden_dims': (512, 512, 512, 512),
+            'encoder': '',  # of images: impala_small, impala, impala_large, impala_debug; '' for vectors
             'layer_norm': False,  # LayerNorm after each activation
             'std': 'state',  # state: a second output of the network, or constant: 1, which is the squared error
             'log_std_min': -5.0,  # log_std is clipped to this range

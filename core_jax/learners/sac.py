@@ -53,7 +53,7 @@ class State:
 
 @flax.struct.dataclass
 class Policy:
-    """What `act` reads. noise scales the standard deviation: 1 explores, `policy.replace(noise=0.0)` is the mode."""
+    """What `act` reads. noise scales the standard deviation: 0 is the mode, 1 explores."""
 
     actor: Any
     noise: jax.Array
@@ -138,9 +138,12 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
         )
 
     def policy(state: State) -> Policy:
-        return Policy(state.actor.params, jnp.ones(()))
+        return Policy(state.actor.params, jnp.zeros(()))
 
-    return Learner(init, update, act, policy, {name: float(config[name]) for name in HPARAMS})
+    def explore(policy: Policy) -> Policy:
+        return policy.replace(noise=jnp.ones(()))
+
+    return Learner(init, update, act, policy, {name: float(config[name]) for name in HPARAMS}, explore=explore)
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -48,7 +48,7 @@ def train(cfg, data, rates, updates):
 
 
 def layer(state):
-    dense = state.actor.params['params']['mlp']['Dense_0']
+    dense = state.actor.params['params']['body']['mlp']['Dense_0']
     return dense['kernel'], dense['bias']
 
 
@@ -94,7 +94,7 @@ def test_state_dependent_std_is_recovered(data):
     act = jax.jit(learner.act)
     _, still = act(policy, (), one, jax.random.key(0))
     np.testing.assert_allclose(still, np.broadcast_to(bias[:ACT], still.shape), atol=1e-6)
-    _, sampled = act(policy.replace(noise=np.float32(1)), (), one, jax.random.key(0))
+    _, sampled = act(learner.explore(policy), (), one, jax.random.key(0))
     np.testing.assert_allclose(np.std(sampled, axis=0), np.exp(bias[ACT:]), rtol=0.06)
     _, far = act(policy, (), 100 * np.ones((1, OBS), np.float32), jax.random.key(0))
     np.testing.assert_array_equal(np.abs(far), 1.0)
@@ -104,7 +104,7 @@ def test_log_std_is_clipped():
     """Noise-free data would drive log sigma to minus infinity."""
     learner = bc.make(config(std='state', log_std_min=-2.0), ACT)
     layer = {'kernel': np.zeros((OBS, 2 * ACT), np.float32), 'bias': np.float32([0, 0, -50, -3])}
-    policy = bc.Policy({'params': {'mlp': {'Dense_0': layer}}}, np.float32(1))
+    policy = bc.Policy({'params': {'body': {'mlp': {'Dense_0': layer}}}}, np.float32(1))
     _, actions = jax.jit(learner.act)(policy, (), np.zeros((4000, OBS), np.float32), jax.random.key(0))
     np.testing.assert_allclose(np.std(actions, axis=0), np.exp([-2.0, -2.0]), rtol=0.06)
 
@@ -123,7 +123,7 @@ def test_loss_with_hidden_layers_is_scipy_s():
     update = jax.jit(learner.update, compiler_options={'xla_backend_optimization_level': 0})
     new, metrics = update(state, batch, {'learning_rate': np.float32(1e-3)})
 
-    layers, x = params['params']['mlp'], np.float64(s)
+    layers, x = params['params']['body']['mlp'], np.float64(s)
     for i in range(3):
         x = x @ layers[f'Dense_{i}']['kernel'] + layers[f'Dense_{i}']['bias']
         if i < 2:
@@ -140,6 +140,6 @@ def test_loss_with_hidden_layers_is_scipy_s():
     # Of the last bias, the gradient is known: (mu - a) / sigma^2, and 1 - z^2 where log sigma is not clipped.
     z = (a - mean) / std
     gradient = np.concatenate([-z / std, (1 - z**2) * (x[:, ACT:] > -0.5)], axis=1).mean(axis=0)
-    found = new.actor.opt_state.mu['params']['mlp']['Dense_2']['bias'] / 0.1
+    found = new.actor.opt_state.mu['params']['body']['mlp']['Dense_2']['bias'] / 0.1
     np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=1e-5)
     assert new.step == 1

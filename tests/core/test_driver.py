@@ -361,7 +361,7 @@ class Batches:
         self.seen.append((self.driver.environment_steps, self.driver.updates))
         batch = batch_of(self.position)
         if self.asks:
-            batch['actions'] = np.clip(act(batch['observations']), -1, 1)
+            batch['actions'] = np.clip(act(batch['observations'], np.zeros(BATCH, bool)), -1, 1)
         if self.position == self.bad:
             batch['observations'][0, 0] = np.nan
         self.position += 1
@@ -400,7 +400,7 @@ def fed(compiled):
 
     def begin(feed, ratio=1, warmup=0):
         feed.driver, compiled.feed, compiled.ratio, compiled.warmup = compiled, feed, Fraction(ratio), warmup
-        compiled.set_host_state({'environment_steps': 0, 'calls': 0, 'feed': {'position': 0}})
+        compiled.set_host_state({'environment_steps': 0, 'calls': 0, 'memory': [], 'feed': {'position': 0}})
         compiled.start(jax.tree.map(jnp.copy, compiled.fresh))
         return compiled
 
@@ -457,7 +457,8 @@ def test_host_driver_asks_the_policy_with_fresh_noise_and_one_fetch(fed):
     driver.advance(20)
     assert fetch.count == before + 10
     observations = batch_of(0)['observations']
-    first, second = driver.act(observations), driver.act(observations)
+    fresh = np.zeros(len(observations), bool)
+    first, second = driver.act(observations, fresh), driver.act(observations, fresh)
     mean = predict(*RICH.policy(first_member(driver.carry).state), observations)
     for actions in (first, second):
         assert 0.05 < np.std(actions - mean) < 0.2

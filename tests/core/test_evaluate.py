@@ -197,7 +197,7 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     def act(memory, observations, key):
-        print(*(worker.pid for worker in evaluator._workers), flush=True)
+        print(*(worker.pid for worker in evaluator._slots.workers), flush=True)
         return memory, 0 * observations[:, :1]
     for count in 1, 2, 3:
         try:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core_jax import networks
+from core_jax.errors import UserError
 from core_jax.mesh import fetch
 
 BATCH = 5
@@ -113,6 +114,47 @@ def test_impala_encoder_on_bytes():
     x = relu(x + numpy_conv(stack['Conv_2'], relu(numpy_conv(stack['Conv_1'], relu(x)))))
     expected = numpy_mlp(params['params']['MLP_0'], x.reshape(2, -1), False, activate_final=True)
     np.testing.assert_allclose(jax.jit(module.apply)(params, images), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_members_of_a_value_share_an_encoder_that_is_asked_once():
+    rng = np.random.default_rng(1)
+    images, actions = rng.integers(0, 256, (BATCH, 8, 8, 3)).astype(np.uint8), np.float32(rng.normal(size=(BATCH, 2)))
+    encoder = networks.ImpalaEncoder(stacks=(4,), hidden=5)
+    for module in (networks.Value((8,), encoder=encoder), networks.Actor((8,), 2, encoder=encoder)):
+        params = shaken(module, images, actions)
+        features = encoder.apply({'params': params['params']['encoder']}, images)
+        np.testing.assert_allclose(module.apply(params, images, method='encode'), features, rtol=1e-6)
+        head = 'ensemble' if isinstance(module, networks.Value) else 'mlp'
+        assert set(params['params']) == {'encoder', head}
+        out = module.apply(params, images, actions)
+        np.testing.assert_allclose(module.apply(params, features, actions, method='head'), out, rtol=1e-5)
+        plain = module.copy(encoder=None)
+        inner = {'params': {head: params['params'][head]}}
+        np.testing.assert_allclose(plain.apply(inner, features, actions), out, rtol=1e-5)
+        np.testing.assert_array_equal(plain.apply(inner, features, method='encode'), features)
+
+
+def test_encoders_of_the_published_sizes():
+    """By hand, for 64x64x9: a layer of 3x3 takes 9 * in * out + out; three stacks leave 8x8, two 16x16."""
+    assert networks.make_encoder('') is None
+    with pytest.raises(UserError, match="unknown encoder 'impala_smal'; did you mean 'impala_small'"):
+        networks.make_encoder('impala_smal')
+
+    def stacks(sizes, blocks):
+        channels = zip((9, *sizes[:-1]), sizes, strict=True)
+        return sum(9 * i * o + o + 2 * blocks * (9 * o * o + o) for i, o in channels)
+
+    expected = {
+        'impala_small': stacks((16, 32, 32), 1) + 2048 * 512 + 512,
+        'impala': stacks((16, 32, 32), 2) + 2048 * 512 + 512,
+        'impala_large': stacks((64, 128, 128), 2) + 8192 * 1024 + 1024,
+        'impala_debug': stacks((4, 4), 1) + 1024 * 512 + 512,
+    }
+    images = jnp.zeros((1, 64, 64, 9), jnp.uint8)
+    for name, size in expected.items():
+        shapes = jax.eval_shape(networks.make_encoder(name).init, jax.random.key(0), images)
+        assert networks.parameter_count(shapes) == size, name
+    assert set(networks.ENCODERS) == set(expected)
 
 
 def test_parameters_of_the_published_sizes():

@@ -1,9 +1,10 @@
-"""Replay against loops in NumPy: uniform transitions, windows over trajectory ends, a ring that wraps, shards."""
+"""Replay against loops in NumPy: uniform transitions, windows over trajectory ends, rings that wrap, shards."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from core_jax import replay
 from core_jax.mesh import fetch, make_mesh, place
@@ -36,6 +37,7 @@ def test_layout_counts_every_transition_once():
     data = replay.dataset(**arrays())
     starts = [row for rows in trajectories() for row in rows[:-1]]
     np.testing.assert_array_equal(data['starts'], starts)
+    np.testing.assert_array_equal(data['begins'], [rows[0] for rows in trajectories() for _ in rows])
     np.testing.assert_array_equal(data['ends'], [rows[-1] for rows in trajectories() for _ in rows])
     assert {data[name].dtype for name in ('observations', 'actions', 'rewards', 'masks')} == {np.dtype(np.float32)}
     images = replay.dataset(**{**arrays(), 'observations': np.zeros((ROWS, 4, 4, 3), np.uint8)})
@@ -52,6 +54,9 @@ def test_transitions_against_a_loop(key):
         for name in ('observations', 'actions', 'rewards', 'masks'):
             np.testing.assert_array_equal(batch[name][i], source[name][row])
         np.testing.assert_array_equal(batch['next_observations'][i], source['observations'][row + 1])
+        np.testing.assert_array_equal(batch['next_actions'][i], source['actions'][row + 1])
+        assert batch['next_valid'][i] == (row + 1 in data['starts'])
+    assert set(np.unique(batch['next_valid'])) == {0, 1}
     # Uniform over the 15 transitions: 4000/15 = 267 each, standard deviation 16.
     counts = np.bincount(rows, minlength=ROWS)
     assert not counts[np.cumsum(LENGTHS) - 1].any()
@@ -94,16 +99,41 @@ def test_windows_and_n_step_returns_against_a_loop(horizon, key):
 def test_one_step_windows_are_the_transitions(key):
     data = replay.dataset(**arrays())
     windows, transitions = replay.sample_chunks(data, key, 32, 1), replay.sample(data, key, 32)
-    for name in transitions:
+    for name in set(windows) & set(transitions):
         np.testing.assert_array_equal(windows[name].reshape(transitions[name].shape), transitions[name])
     returns, bootstrap = replay.n_step(windows['rewards'], windows['masks'], windows['valid'], 0.9)
     np.testing.assert_array_equal(returns, transitions['rewards'])
     np.testing.assert_allclose(bootstrap, 0.9 * transitions['masks'])
 
 
+@pytest.mark.parametrize('horizon', [None, 3])
+@pytest.mark.parametrize('size', [1, 3])
+def test_frames_of_a_dataset_are_stacked_by_index(size, horizon, key):
+    """Images whose two channels are the row and its double."""
+    frames = (np.arange(ROWS, dtype=np.uint8)[:, None] * np.uint8([1, 2])).reshape(ROWS, 1, 1, 2)
+    frames = np.broadcast_to(frames, (ROWS, 4, 3, 2))
+    data = replay.dataset(**{**arrays(), 'observations': frames})
+    index = np.arange(len(data['starts']))
+    batch = fetch(jax.jit(replay.read, static_argnums=(2, 3))(data, index, horizon, size))
+    assert batch['observations'].dtype == np.uint8 and batch['observations'].shape == (15, 4, 3, 2 * size)
+
+    def stack(row):
+        first = next(rows[0] for rows in trajectories() if row in rows)
+        return np.concatenate([frames[max(row - j, first)] for j in reversed(range(size))], axis=-1)
+
+    for i, row in enumerate(data['starts']):
+        after = min(row + (horizon or 1), data['ends'][row])
+        np.testing.assert_array_equal(batch['observations'][i], stack(row))
+        np.testing.assert_array_equal(batch['next_observations'][i], stack(after))
+    if size == 3:  # the trajectory of rows 6, 7, 8: repeated at first, then not; the next has two frames in common
+        np.testing.assert_array_equal(batch['observations'][4, 0, 0], [6, 12, 6, 12, 6, 12])
+        np.testing.assert_array_equal(batch['observations'][5, 0, 0], [6, 12, 6, 12, 7, 14])
+        np.testing.assert_array_equal(batch['next_observations'][5, 0, 0], [6, 12, 7, 14, 8, 16])
+
+
 def test_dataset_over_eight_devices_equals_one(key):
     data = replay.dataset(**arrays())
-    both = jax.jit(lambda data, key: (replay.sample(data, key, 64), replay.sample_chunks(data, key, 64, 3)))
+    both = jax.jit(lambda data, key: (replay.sample(data, key, 64, 2), replay.sample_chunks(data, key, 64, 3)))
     batches = []
     for shape in ('data:1', 'data:8'):
         placed = replay.place_dataset(data, make_mesh(shape))
@@ -176,3 +206,139 @@ def test_ring_over_eight_devices_equals_one(key):
     assert buffer.rows['x'].addressable_shards[0].data.shape == (2, 2)
     assert buffer.added.is_fully_replicated
     assert set(results[0][0].rows['n']) == set(range(6, 22))
+
+
+# The compact ring
+
+ROW = {
+    'observations': np.zeros(2, np.float32),
+    'actions': np.zeros(1, np.float32),
+    'rewards': np.zeros((), np.float32),
+    'masks': np.zeros((), np.float32),
+    'valid': np.zeros((), bool),
+}
+add_rows = jax.jit(replay.add_rows, donate_argnums=0)  # as the driver calls it
+sample_rows = jax.jit(replay.sample_rows, static_argnums=(2, 3, 4))
+
+
+class Naive:
+    """Everything that S environments ever brought, one dict of rows [S, ...] a call. A row's number is in it."""
+
+    def __init__(self, slots, blocks, seed=0):
+        self.slots, self.blocks, self.calls = slots, blocks, []
+        self.rng = np.random.default_rng(seed)
+        self.left = np.zeros(slots, int)  # transitions until the episode ends
+
+    def call(self):
+        """Episodes of 1 to 6 transitions, of which half terminate and half are cut."""
+        valid = self.left > 0
+        number = len(self.calls) * self.slots + np.arange(self.slots)
+        last = self.left == 1
+        masks = valid & ~(last & (self.rng.uniform(size=self.slots) < 0.5))
+        rows = {
+            'observations': np.stack([number, -number], axis=1).astype(np.float32),
+            'actions': np.where(valid, self.rng.uniform(-1, 1, self.slots), 0)[:, None].astype(np.float32),
+            'rewards': (valid * self.rng.normal(size=self.slots)).astype(np.float32),
+            'masks': masks.astype(np.float32),
+            'valid': valid,
+        }
+        self.left = np.where(valid, self.left - 1, self.rng.integers(1, 7, self.slots))
+        self.calls.append(rows)
+        return rows
+
+    def transitions(self):
+        """(call, slot) of those whose row and next row are still there."""
+        oldest = max(0, len(self.calls) - self.blocks)
+        times = range(oldest, len(self.calls) - 1)
+        return [(t, s) for t in times for s in range(self.slots) if self.calls[t]['valid'][s]]
+
+    def item(self, t, s, horizon, size):
+        """What a batch must hold of that transition."""
+        oldest, newest = max(0, len(self.calls) - self.blocks), len(self.calls) - 1
+
+        def get(name, t):
+            return self.calls[t][name][s]
+
+        begin = t
+        while begin > oldest and get('valid', begin - 1):
+            begin -= 1
+
+        def stack(t):
+            return np.concatenate([get('observations', max(t - j, begin)) for j in reversed(range(size))])
+
+        names = ('actions', 'rewards', 'masks')
+        if not horizon:
+            step = {name: get(name, t) for name in names}
+            following = {'next_actions': get('actions', t + 1), 'next_valid': np.float32(get('valid', t + 1))}
+            return {'observations': stack(t), **step, 'next_observations': stack(t + 1), **following}
+        steps = 1
+        while steps < horizon and t + steps < newest and get('valid', t + steps):
+            steps += 1
+        times = [t + min(j, steps - 1) for j in range(horizon)]
+        return {
+            'observations': stack(t),
+            **{name: np.stack([get(name, t) for t in times]) for name in names},
+            'valid': (np.arange(horizon) < steps).astype(np.float32),
+            'next_observations': stack(t + steps),
+        }
+
+
+@pytest.mark.parametrize('slots, capacity, blocks', [(1, 12, 12), (3, 31, 11), (4, 1, 2)])
+@pytest.mark.parametrize('horizon, size', [(None, 1), (None, 3), (4, 3)])
+def test_compact_ring_against_whole_episodes(slots, capacity, blocks, horizon, size):
+    naive, ring = Naive(slots, blocks), replay.rows_ring(ROW, capacity, slots)
+    assert ring.rows['valid'].shape == (blocks, slots)
+    looks, key, cut = {2, blocks - 1, blocks, blocks + 1, 3 * blocks + 2, 60}, jax.random.key(1), 0
+    for call in range(1, 61):
+        ring = add_rows(ring, naive.call())
+        known = {int(naive.calls[t]['observations'][s, 0]): (t, s) for t, s in naive.transitions()}
+        assert int(replay.rows_count(ring)) == len(known)
+        assert max(int(leaf) for leaf in (ring.head, ring.count, ring.oldest)) <= blocks * slots
+        if call not in looks or not known:
+            continue
+        batch = fetch(sample_rows(ring, jax.random.fold_in(key, call), 1000, horizon, size))
+        numbers, first, counts = np.unique(batch['observations'][:, -2], return_index=True, return_counts=True)
+        assert set(numbers) == set(known)  # all of them, and nothing else
+        if len(known) > 1:
+            assert scipy.stats.chisquare(counts).pvalue > 1e-4
+        for number, i in zip(numbers, first, strict=True):
+            item = naive.item(*known[int(number)], horizon, size)
+            assert set(item) == set(batch)
+            for name in item:
+                np.testing.assert_array_equal(batch[name][i], item[name], err_msg=name)
+            cut += horizon is not None and not item['valid'].all()
+    assert cut > 0 or horizon != 4
+
+
+def test_compact_ring_repeats_the_oldest_frame_left_where_older_ones_were_overwritten():
+    """One endless episode 0, 1, 2, ... in four rows; its age does not grow beyond what matters."""
+    ring = replay.rows_ring(ROW, 4, 1)
+    for number in range(7):
+        row = jax.tree.map(lambda x: x[None], ROW)
+        ring = add_rows(ring, row | {'observations': np.float32([[number, 0]]), 'valid': np.array([True])})
+    batch = jax.jit(replay.read_rows, static_argnums=(2, 3))(ring, np.arange(3), None, 3)
+    np.testing.assert_array_equal(batch['observations'][:, ::2], [[3, 3, 3], [3, 3, 4], [3, 4, 5]])
+    np.testing.assert_array_equal(batch['next_observations'][:, ::2], [[3, 3, 4], [3, 4, 5], [4, 5, 6]])
+    assert int(ring.rows['age'].max()) <= 4
+
+
+def test_compact_ring_keeps_dtypes_and_gives_row_0_while_empty(key):
+    ring = replay.rows_ring(ROW | {'observations': np.zeros((4, 4, 3), np.uint8)}, 6, 2)
+    assert ring.rows['observations'].shape == (3, 2, 4, 4, 3) and ring.rows['observations'].dtype == jnp.uint8
+    batch = sample_rows(ring, key, 5, 2, 3)
+    assert batch['observations'].shape == (5, 4, 4, 9) and not batch['valid'].any()
+
+
+def test_compact_ring_over_eight_devices_equals_one(key):
+    results = []
+    for shape in ('data:1', 'data:8'):
+        naive, empty = Naive(2, 16), replay.rows_ring(ROW, 32, 2)
+        shardings = replay.ring_spec(empty, make_mesh(shape))
+        ring = place(fetch(empty), shardings)
+        write = jax.jit(replay.add_rows, out_shardings=shardings)
+        for _ in range(40):
+            ring = write(ring, naive.call())
+        results.append(fetch((ring, sample_rows(ring, key, 64, 3, 2))))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    assert ring.rows['observations'].addressable_shards[0].data.shape == (2, 2, 2)
+    assert results[0][1]['valid'].sum() > 64

@@ -60,9 +60,43 @@ def test_spellings():
     assert tasks.resolve('visual-scene-play-singletask-task1-v0').gym_id == 'visual-scene-singletask-task1-v0'
 
 
+def test_d4rl(monkeypatch):
+    """Settings: the README of the released FQL; time limits: d4rl/locomotion and d4rl/hand_manipulation_suite."""
+    maze = tasks.resolve('antmaze-large-play-v2')
+    assert (maze.family, maze.gym_id, maze.max_steps, maze.of_d4rl) == ('d4rl-antmaze', '', 1000, True)
+    assert (maze.alpha, maze.discount, maze.q_agg, maze.dataset_id) == (3, 0.99, 'mean', 'antmaze-large-play-v2')
+    pen = tasks.resolve('pen-human-v1')
+    assert (pen.family, pen.alpha, pen.q_agg, pen.max_steps) == ('d4rl-adroit', 10_000, 'min', 100)
+    for name in ('d4rl-pen-human', 'd4rl-pen-human-v1'):
+        assert tasks.resolve(name) == pen
+    assert tasks.resolve('d4rl-antmaze-umaze').max_steps == 700
+    assert len(tasks.D4RL) == 18
+    # OGBench's names stay OGBench's.
+    for name in ('ogbench-antmaze', 'antmaze-large-navigate-singletask-v0', 'ogbench-antmaze-large-stitch'):
+        assert tasks.resolve(name).family == 'antmaze' and not tasks.resolve(name).of_d4rl
+    # Its environments: one of yours, or Adroit's where gymnasium-robotics is.
+    import tiny
+
+    tiny.gymnasium.register('pen-human-v1', tiny.Tiny)
+    try:
+        yours = tasks.resolve('tiny:pen-human-v1')
+        assert (yours.gym_id, yours.environment, yours.family) == ('tiny:pen-human-v1', 'pen-human-v1', 'd4rl-adroit')
+        assert tasks.make_env(yours.gym_id).reset(seed=0)[0].shape == (3,)
+    finally:
+        del tiny.gymnasium.registry['pen-human-v1']
+    monkeypatch.setattr(tasks.importlib.util, 'find_spec', lambda name: name == 'gymnasium_robotics')
+    assert tasks.resolve('pen-human-v1').gym_id == 'gymnasium_robotics:AdroitHandPen-v1'
+    assert tasks.resolve('d4rl-relocate-expert').gym_id == 'gymnasium_robotics:AdroitHandRelocate-v1'
+    assert tasks.resolve('antmaze-large-play-v2').gym_id == ''
+
+
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
+        ('d4rl-pen-humen', "did you mean 'd4rl-pen-human'"),
+        ('antmaze-large-pley-v2', "did you mean 'antmaze-large-play-v2'"),
+        ('pen-human', "did you mean 'pen-human-v1'"),
+        ('no_such_package:pen-human-v1', "cannot find environment 'no_such_package:pen-human-v1'"),
         ('ogbench-cub', "unknown environment 'ogbench-cub'; did you mean 'ogbench-cube'"),
         ('ogbench-cube-tripel', "did you mean 'ogbench-cube-triple'"),
         ('cube-singel-singletask-v0', "did you mean 'cube-single-singletask-v0'"),

@@ -142,7 +142,7 @@ def test_leftover_of_a_killed_save_is_ignored(whole, finished, capsys):
         ({'seed': 7}, 'seed: saved 0, wanted 7'),
         ({'preset': {'alpha': 3.0, 'tau': 0.5}}, 'alpha: saved 30.0, wanted 3.0; tau: saved 0.01, wanted 0.5'),
         ({'numerics.updates': 'loop'}, "numerics.updates: saved 'scan', wanted 'loop'"),
-        ({'dataset': tiny.arrays(trajectories=9)}, 'transitions: saved 50, wanted 45'),
+        ({'dataset': tiny.arrays(trajectories=9)}, 'data: saved '),
     ],
 )
 def test_resume_as_another_run_is_refused_with_the_difference_and_changes_nothing(finished, wanted, difference):
@@ -239,7 +239,7 @@ FEEDS = {
 
 def run_fed(directory, make_driver, stop=None, resume=False) -> loop.Progress | None:
     driver = make_driver()  # as it is after construction, but compiled
-    driver.carry, driver.updates, driver.environment_steps, driver.calls = None, 0, 0, 0
+    driver.carry, driver.updates, driver.environment_steps, driver.calls, driver._memory = None, 0, 0, 0, None
     driver.feed = FEEDS[make_driver]()
     run = Run.open(directory, {}, paper='none', command='none', resume=resume)
     try:

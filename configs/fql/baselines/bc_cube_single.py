@@ -1,0 +1,19 @@
+"""Gaussian behaviour cloning on OGBench cube-single-play, task 2.
+
+    python -m fql_jax.main --config=configs/fql/baselines/bc_cube_single.py
+
+Paper: 5 +- 1 % over the five tasks (from memory, unverified).
+
+The data are OGBench's official file, or as much collected here.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        {
+            'agent': 'bc',
+            'env': 'cube-single-play-singletask-v0',
+        }
+    )

@@ -1,0 +1,22 @@
+"""IFQL on OGBench antsoccer-arena-navigate, task 4.
+
+    python -m fql_jax.main --config=configs/fql/baselines/ifql_antsoccer_arena.py
+
+Paper: 16 +- 9 % success (8 seeds; quoted by a third party from the paper's table); 33 +- 6 % over the five tasks (from
+memory, unverified).
+
+The data are OGBench's official file: in the data directory, or downloaded.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        {
+            'agent': 'ifql',
+            'env': 'antsoccer-arena-navigate-singletask-v0',
+            'num_samples': 64,  # from memory, unverified
+            'discount': 0.995,
+        }
+    )

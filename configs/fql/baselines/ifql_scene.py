@@ -1,0 +1,21 @@
+"""IFQL on OGBench scene-play, task 2.
+
+    python -m fql_jax.main --config=configs/fql/baselines/ifql_scene.py
+
+Paper: 0 +- 0 % success (8 seeds; quoted by a third party from the paper's table); 30 +- 3 % over the five tasks (from
+memory, unverified).
+
+The data are OGBench's official file, or as much collected here.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        {
+            'agent': 'ifql',
+            'env': 'scene-play-singletask-v0',
+            'num_samples': 32,  # from memory, unverified
+        }
+    )

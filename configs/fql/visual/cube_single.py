@@ -1,0 +1,24 @@
+"""FQL from pixels on OGBench visual-cube-single-play, task 1.
+
+    python -m fql_jax.main --config=configs/fql/visual/cube_single.py
+
+Paper: 81 +- 12 % success (4 seeds; from memory, unverified).
+
+Settings from the README of the released code. The data are OGBench's official file: in the data directory, or
+downloaded.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(
+        {
+            'env': 'visual-cube-single-play-singletask-task1-v0',  # the paper took task 1 of each, not the default
+            'alpha': 300.0,  # weight of the distillation loss
+            'steps': 500_000,
+            'encoder': 'impala_small',
+            'frame_stack': 3,
+            'p_aug': 0.5,  # of a batch to be cropped at random
+        }
+    )
