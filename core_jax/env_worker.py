@@ -85,13 +85,14 @@ class Slot:
     def __init__(self, make_env: Callable[[], Any]):
         from gymnasium.spaces import Box
 
+        self._global_generator = np.random.MT19937()
+        np.random.set_bit_generator(self._global_generator)  # some environments draw while they are built
         self.env = make_env()
         for name in ('observation_space', 'action_space'):
             space = getattr(self.env, name, None)
             if not isinstance(space, Box):
                 raise UserError(f'{name} of {self.env} is {space}; a roll-out needs a Box: wrap the environment')
         self.space = self.env.action_space  # kept: some environments make a new one at every look
-        self._global_generator = np.random.MT19937()
 
     def spaces(self) -> Spaces:
         space = self.env.observation_space

@@ -1,6 +1,7 @@
-"""Collects a data set with OGBench's scripted experts, in OGBench's file format.
+"""Collects a data set with OGBench's experts, in OGBench's file format.
 
     python -m fql_jax.collect --env=ogbench-cube --kind=noisy --episodes=500 --workers=2
+    python -m fql_jax.collect --env=ogbench-antmaze-medium --kind=navigate --expert=RUN_OF_FQL_JAX_ANT_EXPERT
 
 An episode is a function of (seed, index), so the files are the same for any number of workers. Finished episodes lie in
 OUT.parts/ until all are there: after an interruption of any sort the same command goes on, and no episode is lost or
@@ -13,6 +14,7 @@ import concurrent.futures
 import contextlib
 import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -27,10 +29,11 @@ from pathlib import Path
 
 from core_jax.cli import Parser
 from core_jax.errors import UserError, exit_on_user_error
-from core_jax.files import differences, write_json_atomic
+from core_jax.files import differences, write_atomic, write_json_atomic
 from fql_jax import tasks
 
 FORMAT = 1  # of the parts; raised when an episode's content changes
+EXPERT = 'expert.npz'  # the trained expert's file, beside the parts
 SERVE = 'from fql_jax.collect import serve; serve()'
 
 
@@ -61,18 +64,20 @@ def collect(
     length: int | None = None,
     seed: int = 0,
     workers: int | None = None,
+    expert: str | os.PathLike | None = None,
     progress: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Collects `episodes` of `length` transitions into the npz file `out`, and `val_episodes` into its '-val' file.
 
     `val_episodes`: a tenth more by default; 0 writes no validation file (OGBench's own loader wants one).
-    `length`: by default the evaluation's time limit. `workers`: by default one a core. Returns the path of `out`.
+    `length`: by default the evaluation's time limit. `workers`: by default one a core. `expert`: for antmaze, the run
+    directory or the policy.npz of `fql_jax.ant_expert`. Returns the path of `out`.
 
     Raises UserError for what cannot be collected, for an `out` that exists, is being written by another process, has
     parts of other settings beside it, or cannot be written; Interrupted on Ctrl-C or once `should_stop` is true.
     """
-    from fql_jax import oracles
+    from fql_jax import ant_oracle, oracles
 
     task = tasks.resolve(task) if isinstance(task, str) else task
     length = default_length(task) if length is None else length
@@ -91,6 +96,15 @@ def collect(
     out = Path(out).expanduser().absolute()
     if out.suffix != '.npz':
         raise UserError(f'--out must end in .npz, not {str(out)!r}')
+    if expert is None and oracles.takes_expert(task):
+        raise UserError(
+            f'{task.environment} data take a trained ant: python -m fql_jax.ant_expert --workdir=runs/ant, then '
+            f'python -m fql_jax.collect --env=ogbench-{task.environment} --kind={kind} --episodes={episodes} '
+            f'--length={length} --expert=runs/ant --out={out}'
+        )
+    if expert is not None and not oracles.takes_expert(task):
+        raise UserError(f'the expert for {task.environment} is a script; leave --expert away')
+    policy = None if expert is None else ant_oracle.read(expert)
 
     settings = {
         'environment': task.environment,
@@ -100,12 +114,16 @@ def collect(
         'format': FORMAT,
         'versions': {name: importlib.metadata.version(name) for name in ('ogbench', 'mujoco', 'numpy', 'gymnasium')},
     }
+    if policy is not None:
+        settings['expert'] = hashlib.sha256(policy).hexdigest()
     with _disk_errors(out), _claim(out, settings) as parts:
         if out.exists():  # the process that made it was killed before it could remove the parts
             if _rows(out) != episodes * (length + 1):
                 raise UserError(f'{out} exists, with another number of episodes; remove it or choose another --out')
             return out
         missing = [index for index in range(episodes + val_episodes) if not _is_whole(parts, index)]
+        if policy is not None:
+            write_atomic(parts / EXPERT, policy)
         with contextlib.closing(_Progress(episodes + val_episodes, len(missing), length + 1, progress)) as bar:
             _collect_missing(settings, parts, missing, workers, bar, should_stop)
         if val_episodes:
@@ -251,7 +269,7 @@ def serve() -> None:
     Ends with its input, which closes also when the parent is killed.
     """
     from core_jax.datasets import save_npz
-    from fql_jax import oracles
+    from fql_jax import ant_oracle, oracles
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to the whole group; the parent decides
@@ -259,7 +277,8 @@ def serve() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     settings, parts = json.loads(sys.argv[1]), Path(sys.argv[2])
     task = tasks.resolve('ogbench-' + settings['environment'])
-    collector = oracles.make(task, settings['kind'], settings['length'])
+    expert = ant_oracle.Expert((parts / EXPERT).read_bytes()) if 'expert' in settings else None
+    collector = oracles.make(task, settings['kind'], settings['length'], expert)
     for line in sys.stdin:
         index, code = int(line), 0
         try:
@@ -312,11 +331,12 @@ class _Progress:
 def main() -> int:
     parser = Parser(prog='python -m fql_jax.collect', description=__doc__.split('\n')[0])
     parser.add_argument('--env', default='ogbench-cube', help='environment, as in --env of fql_jax.main (%(default)s)')
-    parser.add_argument('--kind', help='play, noisy or navigate; by default what the environment has')
+    parser.add_argument('--kind', help='play, noisy, navigate, ...; by default what the environment has first')
     parser.add_argument('--episodes', type=int, default=20, help='episodes to train on (%(default)s)')
     parser.add_argument('--val-episodes', type=int, help='episodes of the validation file (a tenth more; 0: no file)')
     parser.add_argument('--length', type=int, help="transitions an episode (the evaluation's time limit, 1000 at most)")
     parser.add_argument('--workers', type=int, help='processes (one a core)')
+    parser.add_argument('--expert', help='for antmaze: a run of fql_jax.ant_expert, or its policy.npz')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', help='npz file; by default in the data directory, under a name that says what it is')
     flags, overrides = parser.parse()
@@ -338,6 +358,7 @@ def main() -> int:
         length=length,
         seed=flags.seed,
         workers=flags.workers,
+        expert=flags.expert,
     )
     took = time.monotonic() - began
     print(data.describe(data.read(path, task)))

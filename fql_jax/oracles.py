@@ -1,12 +1,16 @@
-"""The scripted experts that made OGBench's data, driven one episode at a time.
+"""The experts that made OGBench's data, driven one episode at a time.
 
 An episode is a function of (seed, index) alone: every generator that it draws from is seeded at its start. What is
 drawn, and from which distributions, is what OGBench's own generators draw (arXiv 2410.20092; seohongpark/ogbench,
 data_gen_scripts).
 
-    cube, scene, puzzle   play    an open-loop plan between key frames, with noise that is correlated in time
-                          noisy   a closed-loop expert with Gaussian noise, and now and then a random action
-    pointmaze         navigate  to the neighbouring cell that is nearest to the goal; a new goal at each arrival
+    cube, scene, puzzle  play      an open-loop plan between key frames, with noise that is correlated in time
+                         noisy     a closed-loop expert with Gaussian noise, and now and then a random action
+    pointmaze, antmaze   navigate  to the neighbouring cell that is nearest to the goal; a new goal at each arrival
+                         stitch    the same to a goal that is four cells away, where it stays
+    antmaze              explore   in a random direction, another one every ten steps, with much noise
+
+All but the ant are scripted; the ant is told the direction and walks as `fql_jax.ant_expert` has trained it.
 
 Each row of an episode is a state and the action taken there; the last row is the final state, whose action leads
 nowhere, flagged terminal.
@@ -20,12 +24,16 @@ import numpy as np
 
 from core_jax.errors import UserError, unknown
 from fql_jax import envs
+from fql_jax.ant_oracle import Expert
 from fql_jax.tasks import Task
 
 NOISE = 0.1  # of the plan, and the upper bound of the closed-loop experts' noise level
 NOISE_SMOOTHING = 0.5  # standard deviation in time of the plan's noise, in steps
 MIN_NORM = 0.4  # the closed-loop experts never ask for a smaller move
-MAZE_NOISE = 0.5
+MAZE_NOISE = {'pointmaze': 0.5, 'antmaze': 0.2}
+EXPLORATION_NOISE = 1.0
+EXPLORATION_STEPS = 10  # in one direction
+STITCH_CELLS = 4  # from the start to the goal of 'stitch'
 RANDOM_ACTIONS = {'cube': 0.1, 'scene': 0.1, 'puzzle': 0.2}  # probability at each step of 'noisy'
 # How often a cube's target is on top of another cube: bounds of a probability drawn for each episode.
 STACKING = {
@@ -39,28 +47,37 @@ DTYPES = {'terminals': np.bool_, 'button_states': np.int64}  # everything else i
 
 
 def collectable(task: Task) -> tuple[str, ...]:
-    """The kinds of data that can be collected for `task`: the others take a trained expert, or a renderer."""
-    offered = dict.fromkeys(RANDOM_ACTIONS, ('play', 'noisy')) | {'pointmaze': ('navigate',)}
+    """The kinds of data that can be collected for `task`: the others take an expert or a renderer that is not here."""
+    offered = dict.fromkeys(RANDOM_ACTIONS, ('play', 'noisy')) | dict.fromkeys(MAZE_NOISE, task.kinds)
     if task.environment.startswith('visual-'):
         return ()
     return tuple(kind for kind in task.kinds if kind in offered.get(task.family, ()))
 
 
-def make(task: Task, kind: str, length: int) -> Manipulation | Navigation:
+def takes_expert(task: Task) -> bool:
+    """Whether the data of `task` are collected with a trained expert."""
+    return task.family == 'antmaze'
+
+
+def make(task: Task, kind: str, length: int, expert: Expert | None = None) -> Manipulation | Navigation:
     """An object whose episode(seed, index) gives one episode of `length` transitions, as arrays [length + 1, ...].
 
-    Keys: observations, actions, terminals, qpos, qvel and, where there are buttons, button_states.
-    Raises UserError for a kind that cannot be collected.
+    expert: where `takes_expert`, who moves. Keys of an episode: observations, actions, terminals, qpos, qvel and, where
+    there are buttons, button_states. Raises UserError for a kind that cannot be collected.
     """
     check(task, kind)
-    return (Navigation if task.family == 'pointmaze' else Manipulation)(task, kind, length)
+    if task.family not in MAZE_NOISE:
+        return Manipulation(task, kind, length)
+    if takes_expert(task) and expert is None:
+        raise ValueError(f'{task.environment} takes an expert')
+    return Navigation(task, kind, length, expert)
 
 
 def check(task: Task, kind: str) -> None:
     """Raises UserError for a kind of data that cannot be collected for `task`."""
     offered = collectable(task)
     if not offered:
-        raise UserError(f'data of {task.environment} cannot be collected here: it takes a trained expert or a renderer')
+        raise UserError(f'data of {task.environment} cannot be collected here: it takes another expert, or a renderer')
     if kind not in offered:
         raise unknown(f'kind of data for {task.environment}', kind, offered)
 
@@ -178,36 +195,59 @@ def _cube_in_sight(xyz: np.ndarray) -> bool:
 
 
 class Navigation:
-    """A point that walks from goal to goal through a maze."""
+    """A point, or an ant led by an expert, that walks through a maze."""
 
-    def __init__(self, task: Task, kind: str, length: int):
+    def __init__(self, task: Task, kind: str, length: int, expert: Expert | None):
         self._env = envs.make(f'{task.environment}-v0', terminate_at_goal=False, max_episode_steps=length + 1)
         maze = self._env.unwrapped.maze_map
+        self._kind, self._expert = kind, expert
+        self._noise = EXPLORATION_NOISE if kind == 'explore' else MAZE_NOISE[task.family]
         self._cells = [(int(i), int(j)) for i, j in np.argwhere(maze == 0)]
         self._goals = [cell for cell in self._cells if not _is_hallway(maze, *cell)]
 
     def episode(self, seed: int, index: int) -> dict[str, np.ndarray]:
         env, maze, rows = self._env, self._env.unwrapped, _Rows()
         chooser = np.random.default_rng(_seed(seed, index, 1))
-        ends = {'init_ij': self._pick(self._cells, chooser), 'goal_ij': self._pick(self._goals, chooser)}
+        start = self._pick(self._cells, chooser)
+        goals = self._near(start) if self._kind == 'stitch' else self._goals
+        ends = {'init_ij': start, 'goal_ij': self._pick(goals, chooser)}
         observation, _ = env.reset(seed=_seed(seed, index, 0), options={'task_info': ends})
-        done = False
-        while not done:
-            here = maze.get_xy()
-            subgoal, _ = maze.get_oracle_subgoal(here, maze.cur_goal_xy)
-            direction = (subgoal - here) / (np.linalg.norm(subgoal - here) + 1e-6)
-            action = np.clip(direction + np.random.normal(0, MAZE_NOISE, direction.shape), -1, 1)
+        for step in itertools.count():
+            if self._kind != 'explore':
+                direction = self._towards_goal()
+            elif step % EXPLORATION_STEPS == 0:
+                direction = _unit(np.random.randn(2))
+            action = direction if self._expert is None else self._expert(observation[2:], direction)
+            action = np.clip(action + np.random.normal(0, self._noise, action.shape), -1, 1)
             next_observation, _, terminated, truncated, info = env.step(action)
             done = terminated or truncated
             rows.add(observation, action, done, info)
+            if done:
+                return rows.arrays()
             observation = next_observation
-            if info['success']:
+            if info['success'] and self._kind == 'navigate':
                 maze.set_goal(self._pick(self._goals, chooser))
-        return rows.arrays()
+
+    def _towards_goal(self) -> np.ndarray:
+        maze = self._env.unwrapped
+        here = maze.get_xy()
+        subgoal, _ = maze.get_oracle_subgoal(here, maze.cur_goal_xy)
+        return _unit(subgoal - here)
+
+    def _near(self, cell: tuple[int, int]) -> list[tuple[int, int]]:
+        """The cells that are `STITCH_CELLS` away; the cell itself where there is none."""
+        maze = self._env.unwrapped
+        here = maze.ij_to_xy(cell)
+        _, distances = maze.get_oracle_subgoal(here, here)
+        return [(int(i), int(j)) for i, j in np.argwhere(distances == STITCH_CELLS)] or [cell]
 
     @staticmethod
     def _pick(cells: list, chooser: np.random.Generator) -> tuple[int, int]:
         return cells[chooser.integers(len(cells))]
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / (np.linalg.norm(vector) + 1e-6)
 
 
 def _is_hallway(maze: np.ndarray, i: int, j: int) -> bool:

@@ -154,24 +154,12 @@ def _suit_kind(config: ml_collections.ConfigDict, fields: dict[str, Any]) -> Non
 
 # Least values of numbers, and the words that a choice is made from.
 LEAST = {
-    1: ('batch_size', 'seeds', 'eval_episodes', 'eval_envs', 'online_envs', 'frame_stack'),
-    0: ('seed', 'steps', 'online_steps', 'warmup', 'online_capacity', 'log_interval', 'eval_interval', 'save_interval')
-    + ('data_episodes', 'data_length', 'workers', 'p_aug'),
-}
-LEAST_OF_AGENT = {
-    1: ('flow_steps', 'num_critics', 'horizon', 'act_samples', 'target_samples', 'num_samples', 'diffusion_steps')
+    1: ('batch_size', 'seeds', 'eval_episodes', 'eval_envs', 'online_envs', 'frame_stack')
+    + ('flow_steps', 'num_critics', 'horizon', 'act_samples', 'target_samples', 'num_samples', 'diffusion_steps')
     + ('actor_freq',),
-    0: (
-        'alpha',
-        'learning_rate',
-        'tau',
-        'discount',
-        'pessimism',
-        'expectile',
-        'inv_temp',
-        'alpha_actor',
-        'alpha_critic',
-    )
+    0: ('seed', 'steps', 'online_steps', 'warmup', 'online_capacity', 'log_interval', 'eval_interval', 'save_interval')
+    + ('data_episodes', 'data_length', 'workers', 'p_aug')
+    + ('alpha', 'learning_rate', 'tau', 'discount', 'pessimism', 'expectile', 'inv_temp', 'alpha_actor', 'alpha_critic')
     + ('actor_learning_rate', 'critic_learning_rate', 'temperature_learning_rate', 'noise', 'noise_clip'),
 }
 AT_MOST_ONE = ('tau', 'discount', 'p_aug', 'expectile')
@@ -189,12 +177,9 @@ CHOICES = {
 }
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for values that no run can have."""
-    tasks.resolve(config.env)
+def check_values(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for a number out of range or a word that is no choice, among the fields that `config` has."""
     for least, names in LEAST.items():
-        cli.require_positive(config, names, least)
-    for least, names in LEAST_OF_AGENT.items():
         cli.require_positive(config, [name for name in names if name in config], least)
     for name in AT_MOST_ONE:
         if config.get(name, 0) > 1:
@@ -202,6 +187,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, options in CHOICES.items():
         if config.get(name, options[0]) not in options:
             raise unknown(name, config[name], options)
+    if not config.utd > 0:
+        raise UserError(f'utd must be above 0, got {config.utd}')
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for values that no run can have."""
+    tasks.resolve(config.env)
+    check_values(config)
     if not config.hidden_dims or min(config.hidden_dims) < 1:
         raise UserError(f'hidden_dims must be widths of at least 1, got {config.hidden_dims}')
     if config.seed + config.seeds > 2**32:
@@ -213,8 +206,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def _validate_online(config: ml_collections.ConfigDict) -> None:
-    if not config.utd > 0:
-        raise UserError(f'utd must be above 0, got {config.utd}')
     if total_updates(config) < 1:
         raise UserError(
             f'nothing to do: {config.steps} offline updates, {config.online_steps} online steps '

@@ -32,7 +32,7 @@ import optax
 from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
 from fql_jax.agents import iql, parts
 
-HPARAMS = ('learning_rate', 'expectile', 'discount', 'tau')
+HPARAMS = ('learning_rate', 'discount', 'tau')  # the expectile also weighs the samples: it is static here
 
 
 @flax.struct.dataclass
@@ -56,7 +56,7 @@ class Policy:
 
 
 def noise_schedule(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(beta [T], abar [T]) of the variance-preserving schedule for beta in 0.1..20 cut into T steps.
+    """(beta [T], abar [T]) of the variance-preserving schedule for beta in 0.1..10 cut into T steps.
 
     1 - beta_t = exp(-0.1 / T - 0.5 (10 - 0.1) (2 t - 1) / T^2), after Xiao et al. 2021 (arXiv 2112.07804).
     """
@@ -97,6 +97,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
         return x
 
     def total_loss(params, state, batch, hparams):
+        hparams = hparams | {'expectile': config.expectile}
         loss_critic, metrics = iql.value_and_critic_loss(value, critic, params, state, batch, hparams)
         loss_diffusion = diffusion_loss(params, batch, step_key(state))
         loss = loss_critic + loss_diffusion
@@ -147,10 +148,10 @@ def get_config() -> ml_collections.ConfigDict:
         {
             # Hyperparameters: traced scalars, what the members of a population may differ in.
             'learning_rate': 3e-4,  # Adam's step size, for all networks
-            'expectile': 0.9,  # of Q over the data's actions
             'discount': 0.99,  # 0.995 for antmaze-giant, humanoidmaze and antsoccer
             'tau': 0.005,  # rate of the target critics
             # Shapes and switches: static, a change compiles anew.
+            'expectile': 0.9,  # of Q over the data's actions
             'batch_size': 256,  # transitions an update
             'hidden_dims': (512, 512, 512, 512),  # of every network
             'encoder': '',  # of images, one a network: impala_small, impala, impala_large, impala_debug

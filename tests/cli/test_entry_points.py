@@ -6,7 +6,16 @@ import sys
 
 import pytest
 
-PROGRAMS = ['fql_jax.main', 'fql_jax.collect', 'fql_jax.play', 'fql_jax.bench', 'fql_jax.tpu_check', 'core_jax.stats']
+PROGRAMS = [
+    'fql_jax.main',
+    'fql_jax.collect',
+    'fql_jax.play',
+    'fql_jax.ant_expert',
+    'fql_jax.reproduce',
+    'fql_jax.bench',
+    'fql_jax.tpu_check',
+    'core_jax.stats',
+]
 
 
 def run(module, *words):

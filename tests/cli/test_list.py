@@ -36,7 +36,10 @@ def test_environments(home):
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith('  ogbench-') or '  d4rl-' in line}
     assert lines.keys() == {f'ogbench-{name}' for name in tasks.ENVIRONMENTS} | {f'd4rl-{n[:-3]}' for n in tasks.D4RL}
     assert lines['ogbench-cube-double'].split() == 'ogbench-cube-double play, noisy 2 500 play, noisy'.split()
-    assert lines['ogbench-antmaze-giant'].split() == 'ogbench-antmaze-giant navigate, stitch 1 1000 -'.split()
+    assert (
+        lines['ogbench-antmaze-giant'].split()
+        == 'ogbench-antmaze-giant navigate, stitch 1 1000 navigate, stitch'.split()
+    )
     assert lines['ogbench-visual-scene'].split()[-1] == '-'
     assert lines['d4rl-pen-human'].split() == "d4rl-pen-human D4RL's file - 100 -".split()
     for name in lines:

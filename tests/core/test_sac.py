@@ -6,14 +6,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_nets import (
+    ACT,
+    BATCH,
+    as_float64,
+    batch,
+    check_gradients,
+    check_target,
+    ensemble,
+    gelu,
+    mlp,
+    normal,
+    once,
+    random_state,
+    relu,
+    scalars,
+)
 from probes import EXAMPLE, PROBES, ProbeFeed
 
 from core_jax import sources
 from core_jax.driver import HostDriver
 from core_jax.learners import sac
 from core_jax.mesh import fetch, make_mesh
-
-OBS, ACT, BATCH = 3, 2, 8
 
 
 def config(**fields):
@@ -22,49 +36,25 @@ def config(**fields):
     return config
 
 
-def batch(seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        'observations': rng.normal(size=(BATCH, OBS)).astype(np.float32),
-        'actions': rng.uniform(-1, 1, (BATCH, ACT)).astype(np.float32),
-        'rewards': rng.normal(size=BATCH).astype(np.float32),
-        'masks': rng.integers(0, 2, BATCH).astype(np.float32),
-        'next_observations': rng.normal(size=(BATCH, OBS)).astype(np.float32),
-    }
-
-
 # SAC once more, in NumPy and float64, from the paper's equations
 
-ACTIVATIONS = {
-    'relu': lambda x: np.maximum(x, 0),
-    'gelu': lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
-}
+ACTIVATIONS = {'relu': relu, 'gelu': gelu}
 AGGREGATES = {'min': np.min, 'mean': np.mean}
 
 
-def mlp(params, x, cfg, layer_norm=False):
-    params = params['params']
-    depth = sum(name.startswith('Dense') for name in params)
-    for i in range(depth):
-        x = x @ params[f'Dense_{i}']['kernel'] + params[f'Dense_{i}']['bias']
-        if i < depth - 1:
-            x = ACTIVATIONS[cfg.activation](x)
-            if layer_norm:
-                norm = params[f'LayerNorm_{i}']
-                x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-                x = x * norm['scale'] + norm['bias']
-    return x
+def actor(params, observations, cfg):
+    """Means and log-deviations, one after the other: [B, 2A]."""
+    return mlp(params['params'], observations, activation=ACTIVATIONS[cfg.activation])
 
 
 def critics(params, observations, actions, cfg):
     inputs = np.concatenate([observations, actions], -1)
-    members = [jax.tree.map(lambda p, i=i: p[i], params) for i in range(cfg.num_critics)]
-    return np.stack([mlp(member, inputs, cfg, cfg.critic_layer_norm)[:, 0] for member in members])
+    return ensemble(params['params'], inputs, cfg.critic_layer_norm, ACTIVATIONS[cfg.activation])
 
 
 def policy(params, observations, noise, cfg):
     """Actions and their log-densities."""
-    out = mlp(params, observations, cfg)
+    out = actor(params, observations, cfg)
     mean, log_std = out[:, :ACT], np.clip(out[:, ACT:], -5, 2)
     u = mean + np.exp(log_std) * noise
     normal = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
@@ -86,27 +76,6 @@ def actor_loss(params, critic, log_alpha, b, noise, cfg):
     return np.mean(np.exp(log_alpha) * log_prob - q)
 
 
-def as_float64(tree):
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
-
-
-def check_gradient(loss, params, adam_state, rng):
-    """Adam's first moment after one step from zero is 0.1 times the gradient. Two entries of every leaf."""
-    leaves, structure = jax.tree.flatten(params)
-    checked = 0.0
-    for i, mu in enumerate(jax.tree.leaves(adam_state.mu)):
-        for _ in range(2):
-            at = tuple(rng.integers(0, n) for n in leaves[i].shape)
-            values = []
-            for shift in (1e-6, -1e-6):
-                moved = [leaf.copy() for leaf in leaves]
-                moved[i][at] += shift
-                values.append(loss(jax.tree.unflatten(structure, moved)))
-            np.testing.assert_allclose(mu[at] / 0.1, (values[0] - values[1]) / 2e-6, rtol=5e-3, atol=2e-4)
-            checked += abs(mu[at])
-    assert checked > 0.1  # not all zero
-
-
 RLPD = {
     'activation': 'gelu',
     'critic_layer_norm': True,
@@ -123,23 +92,13 @@ def updated(request):
     """One update from a point that is nowhere special."""
     cfg = config(**request.param, discount=0.9, tau=0.25, critic_learning_rate=3e-3, temperature_learning_rate=1e-2)
     learner = sac.make(cfg, ACT)
-    b, rng = batch(), np.random.default_rng(1)
-    shapes = jax.eval_shape(learner.init, jax.random.key(0), b)
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.replace(key=()))
-    draw = lambda tree: jax.tree.map(lambda x: np.float32(0.4 * rng.normal(size=x.shape)), tree)  # noqa: E731
-    state = zeros.replace(
-        key=jax.random.key(3),
-        step=np.int32(5),
-        actor=zeros.actor.replace(params=draw(zeros.actor.params)),
-        critic=zeros.critic.replace(params=draw(zeros.critic.params)),
-        target_critic=draw(zeros.target_critic),
-        temperature=zeros.temperature.replace(params=np.float32(-0.7)),
-    )
-    hparams = {name: np.float32(cfg[name]) for name in sac.HPARAMS}
-    # The compiler's last optimizations take longer than they save for a single call.
-    new, metrics = jax.jit(learner.update, compiler_options={'xla_backend_optimization_level': 0})(state, b, hparams)
+    b = batch()
+    state = random_state(learner, b, scale=0.4)
+    state = state.replace(temperature=state.temperature.replace(params=np.float32(-0.7)))
+    hparams = scalars(learner)
+    new, metrics = once(learner.update)(state, b, hparams)
     critic_key, actor_key = jax.random.split(jax.random.fold_in(state.key, 5))
-    noises = [np.asarray(jax.random.normal(k, (BATCH, ACT)), np.float64) for k in (critic_key, actor_key)]
+    noises = [normal(key, BATCH, ACT) for key in (critic_key, actor_key)]
     return cfg, state, new, metrics, as_float64(b), hparams, noises
 
 
@@ -154,7 +113,7 @@ def test_critic_loss_and_gradient(updated):
     q = critics(params, b['observations'], b['actions'], cfg)
     for name, value in (('mean', q.mean()), ('min', q.min()), ('max', q.max())):
         np.testing.assert_allclose(metrics[f'critic/q_{name}'], value, rtol=1e-4, atol=1e-5)
-    check_gradient(loss, params, new.critic.opt_state, np.random.default_rng(2))
+    check_gradients(loss, params, new.critic.opt_state)
 
 
 def test_actor_loss_and_gradient_see_the_moved_critics(updated):
@@ -168,7 +127,7 @@ def test_actor_loss_and_gradient_see_the_moved_critics(updated):
     assert abs(actor_loss(params, stale, -0.7, b, noise, cfg) - loss(params)) > 1e-3
     _, log_prob = policy(params, b['observations'], noise, cfg)
     np.testing.assert_allclose(metrics['actor/entropy'], -log_prob.mean(), rtol=1e-4, atol=1e-5)
-    check_gradient(loss, params, new.actor.opt_state, np.random.default_rng(3))
+    check_gradients(loss, params, new.actor.opt_state)
 
 
 def test_temperature_loss_and_gradient(updated):
@@ -185,10 +144,7 @@ def test_temperature_loss_and_gradient(updated):
 
 def test_target_follows_the_moved_critics_and_each_optimizer_has_its_rate(updated):
     _, state, new, _, _, hparams, _ = updated
-    for target, online, moved in zip(
-        *map(jax.tree.leaves, fetch((state.target_critic, new.critic.params, new.target_critic))), strict=True
-    ):
-        np.testing.assert_allclose(moved, 0.25 * online + 0.75 * target, rtol=1e-5, atol=1e-6)
+    check_target(state.target_critic, new.critic.params, new.target_critic, 0.25)
     for name in ('critic', 'actor'):
         before, after = getattr(state, name).params, getattr(new, name).params
         longest = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, fetch((before, after))), strict=True))
@@ -213,7 +169,7 @@ def learned():
     states = {'initial': driver.state()}
     for name in PROBES:
         driver.feed = ProbeFeed(name)
-        driver.set_host_state({'environment_steps': 0, 'calls': 0, 'feed': driver.feed.get_state()})
+        driver.set_host_state({'environment_steps': 0, 'calls': 0, 'memory': [], 'feed': driver.feed.get_state()})
         driver.start(jax.tree.map(jnp.copy, fresh))
         driver.advance(1500)
         states[name] = driver.state()
@@ -229,12 +185,12 @@ def test_initial_state_and_acting(learned):
     kernel = state.critic.params['params']['Dense_0']['kernel']
     assert kernel.shape == (2, 2, 64) and not np.array_equal(kernel[0], kernel[1])
 
-    observations, explore = np.linspace(-1, 1, 64, dtype=np.float32)[:, None], learner.policy(state)
+    observations, explore = np.linspace(-1, 1, 64, dtype=np.float32)[:, None], learner.explore(learner.policy(state))
     _, a = learner.act(explore, (), observations, jax.random.key(1))
     _, b = learner.act(explore, (), observations, jax.random.key(2))
     assert a.shape == (64, 1) and np.abs(a).max() <= 1 and np.std(a) > 0.3 and not np.array_equal(a, b)
-    _, c = learner.act(explore.replace(noise=np.float32(0)), (), observations, jax.random.key(1))
-    expected = np.tanh(mlp(as_float64(explore.actor), observations, cfg)[:, :1])
+    _, c = learner.act(learner.policy(state), (), observations, jax.random.key(1))
+    expected = np.tanh(actor(as_float64(explore.actor), observations, cfg)[:, :1])
     np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-6)
     assert np.abs(c).max() < 0.1  # the last layer starts small
 
@@ -245,7 +201,7 @@ def q_values(cfg, state, observations, actions):
 
 
 def best(learner, state, observations):
-    policy = learner.policy(state).replace(noise=np.float32(0))
+    policy = learner.policy(state)
     return np.asarray(learner.act(policy, (), np.float32(observations)[:, None], jax.random.key(0))[1])[:, 0]
 
 
@@ -265,7 +221,7 @@ def test_probe_discounting(learned):
     cfg, _, states = learned
     state = states['discounting']
     noise = np.random.default_rng(0).normal(size=(1000, 1))
-    out = mlp(as_float64(state.actor.params), np.ones((1, 1)), cfg)
+    out = actor(as_float64(state.actor.params), np.ones((1, 1)), cfg)
     u = out[:, :1] + np.exp(out[:, 1:]) * noise
     normal = -0.5 * noise**2 - out[:, 1:] - 0.5 * np.log(2 * np.pi)
     bonus = np.exp(state.temperature.params) * -(normal - np.log(1 - np.tanh(u) ** 2)).mean()
@@ -289,7 +245,7 @@ def test_probe_both(learned):
 
 
 def test_probe_feed_goes_on_from_its_state():
-    act = lambda observations: np.sin(observations)  # noqa: E731
+    act = lambda observations, fresh: np.sin(observations)  # noqa: E731
     feed, other = ProbeFeed('observation', seed=1), ProbeFeed('observation', seed=2)
     for _ in range(3):
         feed.next(act)

@@ -1,6 +1,7 @@
 """Collecting: the same files for any number of workers, after any interruption; nothing mixed, nothing half written."""
 
 import fcntl
+import hashlib
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import pytest
 
 from core_jax.datasets import load_npz, save_npz
 from core_jax.errors import UserError
-from fql_jax import collect, data, oracles, tasks
+from fql_jax import collect, data, oracles, settings, tasks
 
 LENGTH = 50
 COMMAND = [sys.executable, '-m', 'fql_jax.collect', '--env=ogbench-pointmaze', f'--length={LENGTH}']
@@ -124,10 +125,10 @@ def test_parts_of_other_settings_are_not_mixed_in(tmp_path, change, message):
         point(tmp_path / 'b.npz', should_stop=lambda: True)
     with pytest.raises(UserError, match=message):
         point(tmp_path / 'b.npz', **change)
-    settings = tmp_path / 'b.npz.parts' / 'settings.json'
-    old = json.loads(settings.read_text())
+    record = tmp_path / 'b.npz.parts' / 'settings.json'
+    old = json.loads(record.read_text())
     old['versions']['mujoco'] = '2.1.0'
-    settings.write_text(json.dumps(old))
+    record.write_text(json.dumps(old))
     with pytest.raises(UserError, match=r'versions.mujoco 2\.1\.0 there'):
         point(tmp_path / 'b.npz')
 
@@ -173,8 +174,82 @@ def test_wrong_numbers(tmp_path, change, message):
 def test_wrong_kinds(tmp_path):
     with pytest.raises(UserError, match="unknown kind of data for cube-single 'nosy'; did you mean 'noisy'"):
         collect.collect('ogbench-cube', 'nosy', 1, out=tmp_path / 'b.npz')
-    with pytest.raises(UserError, match='antmaze-large cannot be collected here'):
-        collect.collect('ogbench-antmaze', 'navigate', 1, out=tmp_path / 'b.npz')
+    with pytest.raises(UserError, match='humanoidmaze-medium cannot be collected here'):
+        collect.collect('ogbench-humanoidmaze', 'navigate', 1, out=tmp_path / 'b.npz')
+
+
+def policy(path, seed):
+    """An exported ant with random weights, as `fql_jax.ant_expert` leaves it."""
+    rng, sizes = np.random.default_rng(seed), [29, 12, 12, 16]
+    document = {'config': {'hidden_dims': [12, 12], 'activation': 'relu'}}
+    arrays = {'config.json': np.frombuffer(json.dumps(document).encode(), np.uint8)}
+    for i in range(3):
+        shapes = {'kernel': sizes[i : i + 2], 'bias': sizes[i + 1]}
+        for name, shape in shapes.items():
+            arrays[f'actor/params/Dense_{i}/{name}'] = rng.normal(0, 0.3, shape).astype(np.float32)
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, **arrays)
+    return path
+
+
+def ants(out, expert, **options):
+    options = {'val_episodes': 1, 'length': LENGTH, 'workers': 1, 'progress': False} | options
+    return collect.collect('ogbench-antmaze-medium', 'navigate', 3, out=out, expert=expert, **options)
+
+
+def test_antmaze_with_an_expert_stopped_and_resumed(tmp_path):
+    expert = policy(tmp_path / 'run' / 'policy.npz', 0)
+    once, out = ants(tmp_path / 'a.npz', expert), tmp_path / 'b.npz'
+    parts = tmp_path / 'b.npz.parts'
+    with pytest.raises(collect.Interrupted):
+        ants(out, expert, should_stop=lambda: len(list(parts.glob('0*.npz'))) >= 2)
+    recorded = json.loads((parts / 'settings.json').read_text())
+    assert recorded['expert'] == hashlib.sha256(expert.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=r'expert [0-9a-f]{64} there, [0-9a-f]{64} here'):
+        ants(out, policy(tmp_path / 'other.npz', 1))
+    assert files(ants(out, expert.parent, workers=2)) == files(once)  # the run directory will do
+    assert load_npz(once)['observations'].shape == (3 * (LENGTH + 1), 29)
+
+
+def test_antmaze_without_an_expert_says_how_to_get_one(tmp_path):
+    out = tmp_path / 'b.npz'
+    wanted = (
+        'antmaze-medium data take a trained ant: python -m fql_jax.ant_expert --workdir=runs/ant, then python -m '
+        'fql_jax.collect --env=ogbench-antmaze-medium --kind=navigate --episodes=3 --length=50 --expert=runs/ant '
+        f'--out={out}'
+    )
+    with pytest.raises(UserError) as error:
+        ants(out, None)
+    assert str(error.value) == wanted
+    with pytest.raises(UserError, match='no expert .*nowhere; python -m fql_jax.ant_expert trains one'):
+        ants(out, tmp_path / 'nowhere')
+    with pytest.raises(UserError, match='the expert for pointmaze-medium is a script; leave --expert away'):
+        point(out, expert=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_trainer_says_it_too(tmp_path):
+    """Without antmaze data, fql_jax.main tells the two commands after which it finds them."""
+    config = settings.resolve({'env': 'ogbench-antmaze-medium', 'data_dir': str(tmp_path)})
+    task = tasks.resolve(config.env)
+    with pytest.raises(UserError, match=r'take a trained ant: .*ant_expert .* --out=') as error:
+        data.load_dataset(task, config, lambda line: None)
+    out = str(error.value).partition('--out=')[2]
+    assert out == str(tmp_path / collect.default_name(task, 'navigate', config.data_episodes, config.data_length, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:.*precision lowered')
+def test_ogbench_loads_the_ants(tmp_path):
+    import ogbench
+
+    out = ants(tmp_path / 'a.npz', policy(tmp_path / 'policy.npz', 0))
+    name = 'antmaze-medium-navigate-singletask-v0'
+    env, train, _ = ogbench.make_env_and_datasets(name, dataset_path=str(out))
+    ours = data.read(out, tasks.resolve(name))
+    for key in ('observations', 'rewards', 'masks'):
+        np.testing.assert_array_equal(ours[key][ours['starts']], train[key])
+    env.close()
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

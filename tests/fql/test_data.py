@@ -134,7 +134,7 @@ def test_a_download(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('name', 'fields', 'message'),
     [
-        ('ogbench-antmaze', {}, 'cannot be collected here; give --dataset=FILE.npz'),
+        ('ogbench-humanoidmaze', {}, 'cannot be collected here; give --dataset=FILE.npz'),
         ('ogbench-cube', {'data_kind': 'navigate'}, "cube-single has no 'navigate' data; it has play, noisy"),
         ('Pendulum-v1', {}, 'has no data of its own; give --dataset=FILE.npz'),
     ],

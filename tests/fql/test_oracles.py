@@ -114,7 +114,104 @@ def test_scenes_that_lose_the_cube_are_thrown_away(y, z, kept):
     assert oracles._cube_in_sight(path) is kept
 
 
-@pytest.mark.parametrize(('name', 'kind'), [('ogbench-antmaze', 'navigate'), ('ogbench-visual-scene', 'play')])
+class Still:
+    """An expert that stands still, and notes what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, state, direction):
+        self.asked.append((state, direction))
+        return np.zeros(8, np.float32)
+
+
+def ant(kind, length=100, expert=None, name='ogbench-antmaze-medium'):
+    return oracles.make(tasks.resolve(name), kind, length, expert or Still())
+
+
+@pytest.mark.parametrize(('kind', 'noise'), [('navigate', 0.2), ('stitch', 0.2), ('explore', 1.0)])
+def test_the_ant_does_what_its_expert_wants_but_for_noise(kind, noise):
+    expert = Still()
+    maze = ant(kind, expert=expert)
+    rows = maze.episode(0, 0)
+    assert {key: (array.shape, array.dtype.name) for key, array in rows.items()} == {
+        'observations': ((101, 29), 'float32'),
+        'actions': ((101, 8), 'float32'),
+        'terminals': ((101,), 'bool'),
+        'qpos': ((101, 15), 'float32'),
+        'qvel': ((101, 14), 'float32'),
+    }
+    np.testing.assert_array_equal(rows['observations'], np.concatenate([rows['qpos'], rows['qvel']], axis=1))
+    np.testing.assert_array_equal(np.flatnonzero(rows['terminals']), [100])
+    states, directions = map(np.array, zip(*expert.asked, strict=True))
+    np.testing.assert_array_equal(states, rows['observations'][:, 2:])
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-4)
+    inside = np.abs(rows['actions']) < 1  # a quarter of N(0, 1) lies within 0.32
+    assert abs(np.mean(np.abs(rows['actions']) < 0.3186 * noise) - 0.25) < 0.05
+    assert inside.all() if noise < 0.5 else 0.63 < inside.mean() < 0.73
+
+    turns = np.flatnonzero(np.abs(np.diff(directions, axis=0)).max(axis=1) > 1e-6) + 1
+    if kind == 'explore':
+        np.testing.assert_array_equal(turns, np.arange(10, 101, 10))
+    expert.asked.clear()
+    assert same(maze.episode(0, 0), rows)
+
+
+def test_the_ant_is_sent_through_free_cells_and_to_another_goal_at_each_arrival(monkeypatch):
+    """The ant is carried to wherever it is sent; the goals that it is given are noted."""
+    expert = Still()
+    maze = ant('navigate', 60, expert)
+    inner, goals = maze._env.unwrapped, []
+    free, set_goal, unit = inner.maze_map == 0, inner.set_goal, oracles._unit
+    inner._add_noise_to_goal = False  # one is sent to the middle of the last cell, and the goal is there now
+
+    def carried(way):
+        here = inner.get_xy()
+        inner.set_xy(here + way * min(1, 1 / np.linalg.norm(way)))
+        i, j = np.floor((inner.get_xy()[::-1] + 4 + 2) / 4).astype(int)  # cells are 4 wide, the first is centred at -4
+        assert free[i, j]
+        return unit(way)
+
+    monkeypatch.setattr(oracles, '_unit', carried)
+    monkeypatch.setattr(inner, 'set_goal', lambda *args, **kwargs: (goals.append(args), set_goal(*args, **kwargs)))
+    maze.episode(0, 1)
+    arrivals = [cell for args in goals for cell in args]  # at a reset the goal is a keyword
+    assert len(arrivals) >= 2
+    assert set(arrivals) <= set(maze._goals)
+
+
+@pytest.mark.parametrize('name', ['ogbench-antmaze-medium', 'ogbench-pointmaze'])
+def test_stitching_goes_to_a_goal_four_cells_away_and_stays(name, monkeypatch):
+    maze = oracles.make(tasks.resolve(name), 'stitch', 5, Still() if 'ant' in name else None)
+    inner, ends = maze._env.unwrapped, []
+    reset = maze._env.reset
+
+    def noted(*, seed, options):
+        ends.append(options['task_info'])
+        return reset(seed=seed, options=options)
+
+    monkeypatch.setattr(maze._env, 'reset', noted)
+    monkeypatch.setattr(inner, 'compute_success', lambda: True)
+    for index in range(8):
+        maze.episode(0, index)
+        x, y = inner.cur_goal_xy
+        goal = ends[-1]['goal_ij']
+        assert np.abs(np.array(inner.ij_to_xy(goal)) - (x, y)).max() <= 1  # the noise of a goal
+        reached = {ends[-1]['init_ij']}  # the cells that a walk of n steps can end in
+        seen = set(reached)
+        for _ in range(4):
+            steps = {(i + di, j + dj) for i, j in reached for di, dj in ((0, 1), (0, -1), (1, 0), (-1, 0))}
+            reached = {cell for cell in steps if inner.maze_map[cell] == 0} - seen
+            seen |= reached
+        assert goal in reached
+
+
+def test_an_ant_without_an_expert():
+    with pytest.raises(ValueError, match='antmaze-medium takes an expert'):
+        oracles.make(tasks.resolve('ogbench-antmaze-medium'), 'navigate', 10)
+
+
+@pytest.mark.parametrize(('name', 'kind'), [('ogbench-humanoidmaze', 'navigate'), ('ogbench-visual-scene', 'play')])
 def test_what_cannot_be_collected(name, kind):
     assert oracles.collectable(tasks.resolve(name)) == ()
     with pytest.raises(UserError, match='cannot be collected here'):
@@ -122,8 +219,16 @@ def test_what_cannot_be_collected(name, kind):
 
 
 def test_what_can_be_collected():
-    offered = {name: oracles.collectable(tasks.resolve(f'ogbench-{name}')) for name in ('scene', 'puzzle', 'pointmaze')}
-    assert offered == {'scene': ('play', 'noisy'), 'puzzle': ('play', 'noisy'), 'pointmaze': ('navigate',)}
+    wanted = {
+        'scene': ('play', 'noisy'),
+        'puzzle': ('play', 'noisy'),
+        'pointmaze': ('navigate', 'stitch'),
+        'antmaze': ('navigate', 'stitch', 'explore'),
+        'antmaze-giant': ('navigate', 'stitch'),
+        'visual-antmaze-large': (),
+        'antsoccer': (),
+    }
+    assert {name: oracles.collectable(tasks.resolve(f'ogbench-{name}')) for name in wanted} == wanted
 
 
 @pytest.mark.slow
