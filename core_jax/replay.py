@@ -2,10 +2,11 @@
 
 A dataset keeps every row of every trajectory, the final state included, so the next observation is the next row:
 
-    observations [N, ...]   actions [N, A]   rewards [N]   masks [N]   starts [M]   begins [N]   ends [N]
+    observations [N, ...]   actions [N, A]   rewards [N]   masks [N]   before [T + 1]
 
-`starts` are the rows that begin a transition (all but the last row of a trajectory); `begins[i]` and `ends[i]` are the
-first and the last row of the trajectory of row i. masks (bootstrap) and ends (where the trajectory was cut) are
+`before[t]` is the number of transitions in the trajectories before t, and `before[T]` that of all. A trajectory has one
+row more than transitions, so transition k of trajectory t is row k + t: nothing else is needed to find the rows that
+begin a transition, and where trajectories begin and end. masks (bootstrap) and ends (where the trajectory was cut) are
 different things: a time limit ends a trajectory and bootstraps.
 
 `Rows` is its online twin: S environments, the next observation is the row S later. `Ring` keeps whole transitions.
@@ -44,10 +45,13 @@ def dataset(observations, actions, rewards, masks, trajectory_ends) -> Arrays:
         'actions': np.asarray(actions, np.float32),
         'rewards': np.asarray(rewards, np.float32),
         'masks': np.asarray(masks, np.float32),
-        'starts': np.setdiff1d(np.arange(rows), last).astype(np.int32),
-        'begins': np.repeat(last - lengths + 1, lengths).astype(np.int32),
-        'ends': np.repeat(last, lengths).astype(np.int32),
+        'before': np.concatenate([[0], np.cumsum(lengths - 1)]).astype(np.int32),
     }
+
+
+def count(data: Arrays) -> jax.Array:
+    """The number of transitions, int32."""
+    return jnp.asarray(data['before'])[-1]
 
 
 def dataset_spec(data: Arrays, mesh: Mesh) -> Arrays:
@@ -55,7 +59,7 @@ def dataset_spec(data: Arrays, mesh: Mesh) -> Arrays:
     ways = mesh.shape['data']
 
     def one(name, array):
-        spread = ways > 1 and name != 'starts'
+        spread = ways > 1 and name != 'before'
         rows = len(array) + (-len(array) % ways if spread else 0)
         spec = PartitionSpec('data') if spread else PartitionSpec()
         return jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype, sharding=NamedSharding(mesh, spec))
@@ -77,10 +81,10 @@ def place_dataset(data: Arrays, mesh: Mesh) -> Arrays:
 def sample(data: Arrays, key: jax.Array, batch_size: int, frame_stack: int = 1) -> Arrays:
     """A uniform batch of transitions [B, ...]: a pure function of the key, the same on every mesh.
 
-    observations, actions, rewards, masks, next_observations; next_actions [B, A], the actions of the next row, and
-    next_valid [B], 1 where they were taken and 0 where the trajectory ends there.
+    observations, actions, rewards, masks, next_observations; next_actions [B, A], those of the next transition, and
+    next_valid [B], 1 where that is in the same trajectory and 0 where it is the first of another.
     """
-    index = jax.random.randint(key, (batch_size,), 0, data['starts'].shape[0])
+    index = jax.random.randint(key, (batch_size,), 0, count(data))
     return read(data, index, frame_stack=frame_stack)
 
 
@@ -91,26 +95,31 @@ def sample_chunks(data: Arrays, key: jax.Array, batch_size: int, horizon: int, f
     next_observations [B, ...] after its last valid step. valid is 0 past the end of the trajectory, and reads there
     repeat its last transition.
     """
-    index = jax.random.randint(key, (batch_size,), 0, data['starts'].shape[0])
+    index = jax.random.randint(key, (batch_size,), 0, count(data))
     return read(data, index, horizon, frame_stack)
 
 
 def read(data: Arrays, index: jax.Array, horizon: int | None = None, frame_stack: int = 1) -> Arrays:
-    """The transitions (with a horizon, the windows) that begin at `starts[index]`, index [B]; see the two above."""
+    """The transitions number `index` [B] (with a horizon, the windows that they begin); see the two above."""
     data = jax.tree.map(jnp.asarray, data)
+    before = data['before']
+    last = before[-1] + before.shape[0] - 2  # row; there may be padding after it
 
-    def one(row):
-        left = data['ends'][row] - row  # transitions until the end
+    def one(index):
+        trajectory = jnp.searchsorted(before, index, side='right') - 1
+        age = index - before[trajectory]  # transitions since the trajectory began
+        left = before[trajectory + 1] - index  # until it ends
 
         def at(n):
-            return row + n
+            return jnp.minimum(index + trajectory + n, last)
 
-        stack = _stack(data['observations'], at, row - data['begins'][row], frame_stack)
+        stack = _stack(data['observations'], at, age, frame_stack)
         if horizon:
             return _window(data, at, stack, jnp.minimum(left, horizon), horizon)
-        return _transition(data, at, stack, left > 1)
+        # Over the final state, to the trajectory that comes next.
+        return _transition(data, at, stack, left > 1, jnp.where(left > 1, 1, 2))
 
-    return jax.vmap(one)(data['starts'][index])
+    return jax.vmap(one)(index)
 
 
 def _stack(frames: jax.Array, at: Callable, age: jax.Array, size: int) -> Callable:
@@ -123,13 +132,13 @@ def _stack(frames: jax.Array, at: Callable, age: jax.Array, size: int) -> Callab
     return stack
 
 
-def _transition(rows: Arrays, at: Callable, stack: Callable, next_valid: jax.Array) -> Arrays:
-    """The transition from row at(0) to row at(1)."""
+def _transition(rows: Arrays, at: Callable, stack: Callable, next_valid: jax.Array, following=1) -> Arrays:
+    """The transition from row at(0) to row at(1); the next one begins at row at(following)."""
     return {
         'observations': stack(0),
         **{name: rows[name][at(0)] for name in ('actions', 'rewards', 'masks')},
         'next_observations': stack(1),
-        'next_actions': rows['actions'][at(1)],
+        'next_actions': rows['actions'][at(following)],
         'next_valid': next_valid.astype(jnp.float32),
     }
 

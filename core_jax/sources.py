@@ -30,7 +30,7 @@ def offline(
     """
 
     def sample(constants, data, state, key):
-        index = jax.random.randint(key, (batch_size,), 0, constants['starts'].shape[0])
+        index = jax.random.randint(key, (batch_size,), 0, replay.count(constants))
         return data, _augmented(augment, key, replay.read(constants, index, _window(horizon), frame_stack))
 
     return Source(dataset, _example(sample, dataset, ()), sample)
@@ -62,7 +62,7 @@ def online_rows(
     def draw(constants, ring, key):
         if dataset is None:
             return replay.sample_rows(ring, key, batch_size, window, frame_stack)
-        offline, online = constants['starts'].shape[0], replay.rows_count(ring)
+        offline, online = replay.count(constants), replay.rows_count(ring)
         if balanced:
             offline_key, online_key = jax.random.split(key)
             index = jax.random.randint(offline_key, (batch_size,), 0, offline)

@@ -28,6 +28,9 @@ def trajectories():
     return np.split(np.arange(ROWS), np.cumsum(LENGTHS)[:-1])
 
 
+STARTS = np.array([row for rows in trajectories() for row in rows[:-1]])
+
+
 def row_of(batch):
     """Row numbers, written in the observations."""
     return np.asarray(batch['observations'])[:, 0].astype(int)
@@ -35,10 +38,9 @@ def row_of(batch):
 
 def test_layout_counts_every_transition_once():
     data = replay.dataset(**arrays())
-    starts = [row for rows in trajectories() for row in rows[:-1]]
-    np.testing.assert_array_equal(data['starts'], starts)
-    np.testing.assert_array_equal(data['begins'], [rows[0] for rows in trajectories() for _ in rows])
-    np.testing.assert_array_equal(data['ends'], [rows[-1] for rows in trajectories() for _ in rows])
+    np.testing.assert_array_equal(data['before'], np.cumsum([0, *(len(rows) - 1 for rows in trajectories())]))
+    assert replay.count(data) == len(STARTS)
+    np.testing.assert_array_equal(row_of(replay.read(data, np.arange(len(STARTS)))), STARTS)
     assert {data[name].dtype for name in ('observations', 'actions', 'rewards', 'masks')} == {np.dtype(np.float32)}
     images = replay.dataset(**{**arrays(), 'observations': np.zeros((ROWS, 4, 4, 3), np.uint8)})
     assert images['observations'].dtype == np.uint8
@@ -54,13 +56,15 @@ def test_transitions_against_a_loop(key):
         for name in ('observations', 'actions', 'rewards', 'masks'):
             np.testing.assert_array_equal(batch[name][i], source[name][row])
         np.testing.assert_array_equal(batch['next_observations'][i], source['observations'][row + 1])
-        np.testing.assert_array_equal(batch['next_actions'][i], source['actions'][row + 1])
-        assert batch['next_valid'][i] == (row + 1 in data['starts'])
+        goes_on = row + 1 in STARTS
+        assert batch['next_valid'][i] == goes_on
+        following = row + 1 if goes_on else min(row + 2, ROWS - 1)  # over the final state, to the next trajectory
+        np.testing.assert_array_equal(batch['next_actions'][i], source['actions'][following])
     assert set(np.unique(batch['next_valid'])) == {0, 1}
     # Uniform over the 15 transitions: 4000/15 = 267 each, standard deviation 16.
     counts = np.bincount(rows, minlength=ROWS)
     assert not counts[np.cumsum(LENGTHS) - 1].any()
-    assert np.abs(counts[data['starts']] - 4000 / 15).max() < 70
+    assert np.abs(counts[STARTS] - 4000 / 15).max() < 70
 
 
 def naive_window(source, row, horizon, discount):
@@ -113,7 +117,7 @@ def test_frames_of_a_dataset_are_stacked_by_index(size, horizon, key):
     frames = (np.arange(ROWS, dtype=np.uint8)[:, None] * np.uint8([1, 2])).reshape(ROWS, 1, 1, 2)
     frames = np.broadcast_to(frames, (ROWS, 4, 3, 2))
     data = replay.dataset(**{**arrays(), 'observations': frames})
-    index = np.arange(len(data['starts']))
+    index = np.arange(len(STARTS))
     batch = fetch(jax.jit(replay.read, static_argnums=(2, 3))(data, index, horizon, size))
     assert batch['observations'].dtype == np.uint8 and batch['observations'].shape == (15, 4, 3, 2 * size)
 
@@ -121,8 +125,8 @@ def test_frames_of_a_dataset_are_stacked_by_index(size, horizon, key):
         first = next(rows[0] for rows in trajectories() if row in rows)
         return np.concatenate([frames[max(row - j, first)] for j in reversed(range(size))], axis=-1)
 
-    for i, row in enumerate(data['starts']):
-        after = min(row + (horizon or 1), data['ends'][row])
+    for i, row in enumerate(STARTS):
+        after = min(row + (horizon or 1), next(rows[-1] for rows in trajectories() if row in rows))
         np.testing.assert_array_equal(batch['observations'][i], stack(row))
         np.testing.assert_array_equal(batch['next_observations'][i], stack(after))
     if size == 3:  # the trajectory of rows 6, 7, 8: repeated at first, then not; the next has two frames in common
@@ -140,7 +144,7 @@ def test_dataset_over_eight_devices_equals_one(key):
         batches.append(fetch(both(placed, key)))
     jax.tree.map(np.testing.assert_array_equal, *batches)
     assert placed['observations'].addressable_shards[0].data.shape == (3, 2)  # 20 rows, padded to 24
-    assert placed['starts'].is_fully_replicated
+    assert placed['before'].is_fully_replicated
     spec = replay.dataset_spec(data, make_mesh('data:8'))
     for name, array in placed.items():
         assert (array.shape, array.dtype, array.sharding) == (spec[name].shape, spec[name].dtype, spec[name].sharding)

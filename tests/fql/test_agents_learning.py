@@ -9,11 +9,13 @@ import scipy.stats
 from numpy_nets import actor, as_float64, gaussian, once, rows_of, value
 from probe_rows import BANDIT, FIRST, LAST, LOOP, MINUS, PLUS, dataset, probe_rows, train
 
+from core_jax import replay
 from fql_jax.agents import bc, fawac, fbrac, flow_bc, fql, idql, ifql, iql, rebrac
 
 DISCOUNT, EXPECTILE = 0.5, 0.8
 TASKS = np.stack([BANDIT, FIRST, LAST, LOOP, MINUS, PLUS])
 ROWS = probe_rows()
+TRANSITIONS = int(replay.count(ROWS))
 
 
 def settings(agent, **fields):
@@ -52,8 +54,8 @@ def q_of(params, observations, actions):
 
 def data_of(observation):
     """Actions that the data have there."""
-    starts = ROWS['starts']
-    return np.float64(ROWS['actions'][starts][(ROWS['observations'][starts] == observation).all(1), 0])
+    transitions = replay.read(ROWS, np.arange(TRANSITIONS))
+    return np.float64(transitions['actions'][(transitions['observations'] == observation).all(1), 0])
 
 
 def assert_both_modes(actions):
@@ -165,7 +167,7 @@ def test_rebrac_policy_has_the_closed_form(regularised):
     def smaller_q(actions):
         return value(params, TASKS, actions[:, None]).min(0)
 
-    shares = np.array([len(data_of(observation)) for observation in TASKS]) / len(ROWS['starts'])
+    shares = np.array([len(data_of(observation)) for observation in TASKS]) / TRANSITIONS
     scale = shares @ np.abs(smaller_q(chosen))
     slopes = (smaller_q(chosen + 1e-3) - smaller_q(chosen - 1e-3)) / 2e-3
     expected = [data_of(observation).mean() for observation in TASKS] + slopes / (2 * 2.0 * scale)
