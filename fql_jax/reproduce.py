@@ -15,6 +15,7 @@ import json
 import pathlib
 import sys
 import time
+import traceback
 from typing import Any, NamedTuple
 
 from core_jax.cli import Parser, load_preset
@@ -112,8 +113,10 @@ def run_all(cells: list[Cell]) -> list[Cell]:
         except loop.Preempted as stopped:
             print('the same command goes on from here')
             raise SystemExit(stopped.status) from None
-        except (UserError, loop.NonFinite) as error:
+        except Exception as error:  # whatever it is, the other runs go on
             failed.append(cell)
+            if not isinstance(error, (UserError, loop.NonFinite)):
+                traceback.print_exc()
             print(f'failed: {cell.method} on {cell.environment}: {error}', file=sys.stderr)
     return failed
 
@@ -182,7 +185,11 @@ def document(grid: dict, cells: list[Cell], measured: dict, command: str) -> dic
         'scale': grid['scale'],
         'metrics': metrics,
         'published': published,
-        'runs': {f'{cell.environment}/{cell.method}': cell.fields for cell in cells},
+        'runs': {
+            f'{cell.environment}/{cell.method}': cell.fields
+            for cell in cells
+            if (cell.environment, cell.method) in measured
+        },
     }
 
 

@@ -23,24 +23,14 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from core_jax import flow
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
+from core_jax.state import Learner, step_key
 from fql_jax.agents import parts
 from fql_jax.agents.iql import WEIGHT_LIMIT
+from fql_jax.agents.parts import State
 
 HPARAMS = ('learning_rate', 'inv_temp', 'discount', 'tau')
-
-
-@flax.struct.dataclass
-class State:
-    """One Adam moves all networks; the target critics lie outside of it."""
-
-    key: jax.Array
-    step: jax.Array
-    nets: Trainable  # params: {'value', 'critic', 'flow'}
-    target_critic: Any
 
 
 @flax.struct.dataclass
@@ -55,7 +45,6 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
     value = parts.critic_network(config, 1)
     critic = parts.critic_network(config, config.num_critics)
     velocity = parts.actor_network(config, action_dim)
-    adam = optax.scale_by_adam()
 
     def policy_actions(params, observations, key):
         noise = jax.random.normal(key, (len(observations), action_dim))
@@ -93,11 +82,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
 
     def update(state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
         chex.assert_rank(batch['observations'], parts.rank_of_observations(config))
-        gradients, metrics = jax.grad(total_loss, has_aux=True)(state.nets.params, state, batch, hparams)
-        target_critic = polyak(state.nets.params['critic'], state.target_critic, hparams['tau'])
-        nets = descend(state.nets, gradients, adam, hparams['learning_rate'])
-        metrics['grad_norm'] = global_norm(gradients)
-        return state.replace(step=state.step + 1, nets=nets, target_critic=target_critic), metrics
+        return parts.step(total_loss, state, batch, hparams)
 
     def act(policy: Policy, memory: tuple, observations: jax.Array, key: jax.Array) -> tuple[tuple, jax.Array]:
         return memory, policy_actions(policy.flow, observations, key)
@@ -110,7 +95,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
             'critic': critic.init(critic_key, observations, actions),
             'flow': velocity.init(flow_key, observations, actions, actions[:, :1]),
         }
-        return State(key, jnp.zeros((), jnp.int32), trainable(params, adam), copy(params['critic']))
+        return parts.begin(key, params)
 
     def policy(state: State) -> Policy:
         return Policy(state.nets.params['flow'])

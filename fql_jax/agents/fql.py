@@ -33,24 +33,13 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from core_jax import flow, replay
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
+from core_jax.state import Learner, step_key
 from fql_jax.agents import parts
-from fql_jax.agents.parts import aggregate
+from fql_jax.agents.parts import State, aggregate
 
 HPARAMS = ('learning_rate', 'alpha', 'discount', 'tau', 'pessimism')
-
-
-@flax.struct.dataclass
-class State:
-    """One Adam moves all networks; the target critic lies outside of it."""
-
-    key: jax.Array
-    step: jax.Array
-    nets: Trainable  # params: {'critic', 'flow', 'onestep'}
-    target_critic: Any
 
 
 @flax.struct.dataclass
@@ -71,7 +60,6 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
     critic = parts.critic_network(config, config.num_critics)
     velocity = parts.actor_network(config, chunk_dim)
     onestep = parts.actor_network(config, chunk_dim)
-    adam = optax.scale_by_adam()
 
     # The policy
 
@@ -147,12 +135,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
     def update(state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
         chex.assert_rank(batch['observations'], parts.rank_of_observations(config))
         batch = flatten_chunks(batch, horizon, hparams['discount'])
-        gradients, metrics = jax.grad(total_loss, has_aux=True)(state.nets.params, state, batch, hparams)
-        # The target follows the parameters from before this step, as in the release.
-        target_critic = polyak(state.nets.params['critic'], state.target_critic, hparams['tau'])
-        nets = descend(state.nets, gradients, adam, hparams['learning_rate'])
-        metrics['grad_norm'] = global_norm(gradients)
-        return state.replace(step=state.step + 1, nets=nets, target_critic=target_critic), metrics
+        return parts.step(total_loss, state, batch, hparams)
 
     def act(policy: Policy, memory: Any, observations: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
         # Always sampled, in evaluation too.
@@ -185,7 +168,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
         }
         if config.policy == 'onestep':
             params['onestep'] = onestep.init(onestep_key, observations, actions)
-        return State(key, jnp.zeros((), jnp.int32), trainable(params, adam), copy(params['critic']))
+        return parts.begin(key, params)
 
     def policy(state: State) -> Policy:
         return select(state.nets.params, config.act_samples)

@@ -27,22 +27,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
+from core_jax.state import Learner, step_key
 from fql_jax.agents import iql, parts
+from fql_jax.agents.parts import State
 
 HPARAMS = ('learning_rate', 'discount', 'tau')  # the expectile also weighs the samples: it is static here
-
-
-@flax.struct.dataclass
-class State:
-    """One Adam moves all networks; the target critics lie outside of it."""
-
-    key: jax.Array
-    step: jax.Array
-    nets: Trainable  # params: {'value', 'critic', 'eps'}
-    target_critic: Any
 
 
 @flax.struct.dataclass
@@ -72,7 +62,6 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
     denoiser = parts.actor_network(config, action_dim)
     steps = config.diffusion_steps
     beta, abar = noise_schedule(steps)
-    adam = optax.scale_by_adam()
 
     def diffusion_loss(params, batch, key):
         actions = batch['actions']
@@ -105,11 +94,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
 
     def update(state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
         chex.assert_rank(batch['observations'], parts.rank_of_observations(config))
-        gradients, metrics = jax.grad(total_loss, has_aux=True)(state.nets.params, state, batch, hparams)
-        target_critic = polyak(state.nets.params['critic'], state.target_critic, hparams['tau'])
-        nets = descend(state.nets, gradients, adam, hparams['learning_rate'])
-        metrics['grad_norm'] = global_norm(gradients)
-        return state.replace(step=state.step + 1, nets=nets, target_critic=target_critic), metrics
+        return parts.step(total_loss, state, batch, hparams)
 
     def act(policy: Policy, memory: tuple, observations: jax.Array, key: jax.Array) -> tuple[tuple, jax.Array]:
         start_key, noise_key, choice_key = jax.random.split(key, 3)
@@ -130,7 +115,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
             'critic': critic.init(critic_key, observations, actions),
             'eps': denoiser.init(eps_key, observations, actions, actions[:, :1]),
         }
-        return State(key, jnp.zeros((), jnp.int32), trainable(params, adam), copy(params['critic']))
+        return parts.begin(key, params)
 
     def policy(state: State) -> Policy:
         params = state.nets.params

@@ -26,26 +26,16 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from core_jax import policies
 from core_jax.networks import Value, make_encoder
 from core_jax.policies import GaussianActor
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
+from core_jax.state import Learner, step_key
 from fql_jax.agents import parts
+from fql_jax.agents.parts import State
 
 HPARAMS = ('learning_rate', 'alpha', 'expectile', 'discount', 'tau')
 WEIGHT_LIMIT = 100.0
-
-
-@flax.struct.dataclass
-class State:
-    """One Adam moves all networks; the target critics lie outside of it."""
-
-    key: jax.Array
-    step: jax.Array
-    nets: Trainable  # params: {'value', 'critic', 'actor'}
-    target_critic: Any
 
 
 @flax.struct.dataclass
@@ -86,7 +76,6 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
         config.actor_layer_norm,
         encoder=make_encoder(config.encoder),
     )
-    adam = optax.scale_by_adam()
 
     def actor_loss(params, state, batch, key, hparams):
         observations, actions, stored = batch['observations'], batch['actions'], state.nets.params
@@ -115,11 +104,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
 
     def update(state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
         chex.assert_rank(batch['observations'], parts.rank_of_observations(config))
-        gradients, metrics = jax.grad(total_loss, has_aux=True)(state.nets.params, state, batch, hparams)
-        target_critic = polyak(state.nets.params['critic'], state.target_critic, hparams['tau'])
-        nets = descend(state.nets, gradients, adam, hparams['learning_rate'])
-        metrics['grad_norm'] = global_norm(gradients)
-        return state.replace(step=state.step + 1, nets=nets, target_critic=target_critic), metrics
+        return parts.step(total_loss, state, batch, hparams)
 
     def act(policy: Policy, memory: tuple, observations: jax.Array, key: jax.Array) -> tuple[tuple, jax.Array]:
         return memory, policies.sample(actor.apply(policy.actor, observations), key, policy.noise)
@@ -132,7 +117,7 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
             'critic': critic.init(critic_key, observations, actions),
             'actor': actor.init(actor_key, observations),
         }
-        return State(key, jnp.zeros((), jnp.int32), trainable(params, adam), copy(params['critic']))
+        return parts.begin(key, params)
 
     def policy(state: State) -> Policy:
         return Policy(state.nets.params['actor'], jnp.zeros(()))

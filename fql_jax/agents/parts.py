@@ -1,15 +1,48 @@
-"""What the agents share: their networks, sampling from a flow, losses of critics, the best of N samples."""
+"""What the agents share: state and step, networks, sampling from a flow, losses of critics, the best of N samples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 from core_jax import flow
 from core_jax.networks import Actor, Value, make_encoder
+from core_jax.state import Trainable, copy, descend, global_norm, polyak, trainable
+
+ADAM = optax.scale_by_adam()
+
+
+@flax.struct.dataclass
+class State:
+    """One Adam moves all networks; the target critics lie outside of it."""
+
+    key: jax.Array
+    step: jax.Array
+    nets: Trainable  # params: {'critic': ..., and the agent's own}
+    target_critic: Any
+
+
+def begin(key: jax.Array, params: dict[str, Any]) -> State:
+    """The state before the first update; the target critics are a copy of the critics."""
+    return State(key, jnp.zeros((), jnp.int32), trainable(params, ADAM), copy(params['critic']))
+
+
+def step(total_loss: Callable, state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
+    """One step on total_loss(params, state, batch, hparams) -> (loss, metrics).
+
+    The target critics follow the parameters from before the step, as in the release.
+    """
+    gradients, metrics = jax.grad(total_loss, has_aux=True)(state.nets.params, state, batch, hparams)
+    target_critic = polyak(state.nets.params['critic'], state.target_critic, hparams['tau'])
+    nets = descend(state.nets, gradients, ADAM, hparams['learning_rate'])
+    metrics['grad_norm'] = global_norm(gradients)
+    return state.replace(step=state.step + 1, nets=nets, target_critic=target_critic), metrics
 
 
 def critic_network(config: ml_collections.ConfigDict, size: int) -> Value:
