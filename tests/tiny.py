@@ -73,7 +73,20 @@ class Sleepy(Tiny):
     pause = 0.3
 
 
+class Seen(Tiny):
+    """The same as an image [8, 8, 3]: red columns on black where the point is."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+    def _observe(self):
+        image = np.zeros((8, 8, 3), np.uint8)
+        x, y = np.clip(4 + 2 * self.point, 0, 7).astype(int)
+        image[y, x] = (255, 40 * self.steps, 0)
+        return image
+
+
 gymnasium.register('Tiny-v0', Tiny)
+gymnasium.register('Seen-v0', Seen)
 gymnasium.register('Sleepy-v0', Sleepy)
 
 
