@@ -383,6 +383,7 @@ class HostDriver(DeviceDriver):
         self._receive = jax.jit(self._receive_all, donate_argnums=0, out_shardings=self.shardings.data)
         self._act = jax.jit(self._act_of_first, out_shardings=replicated(self.mesh))
         self._memory: PyTree | None = None  # what the policy remembers of the episodes that it is in
+        self.should_stop: Callable[[], bool] = lambda: False  # asked after each call of the feed
 
     def _receive_all(self, data: PyTree, bad_step: jax.Array, batch: PyTree) -> PyTree:
         def member(data, bad_step):
@@ -431,6 +432,8 @@ class HostDriver(DeviceDriver):
             with jax.transfer_guard('disallow'):
                 data = self._receive(self.carry.data, self.carry.bad_step, batch)
             self.carry = self.carry.replace(data=data)
+            if self.should_stop():  # a warm-up is long, and the update after it far
+                return
 
     def host_state(self) -> dict:
         """The clocks, the policy's memory and the position of the stream, for a checkpoint."""

@@ -131,9 +131,12 @@ def train(
     started = time.monotonic() - progress.wall_seconds
     pace = _Pace(driver)
 
-    def position() -> tuple[int, int, int]:
-        return driver.updates, progress.logged, progress.evaluated
+    def position() -> tuple[int, ...]:
+        steps = driver.environment_steps if isinstance(driver, HostDriver) else 0
+        return driver.updates, steps, progress.logged, progress.evaluated
 
+    if isinstance(driver, HostDriver):
+        driver.should_stop = lambda: signals.number > 0
     saved = position() if driver.updates else None
 
     def save() -> None:

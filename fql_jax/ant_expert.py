@@ -20,6 +20,7 @@ from core_jax.errors import UserError, exit_on_user_error
 from fql_jax import settings, tasks
 from fql_jax.ant_oracle import ACTION, STATE, make_env
 
+PAPER = 'fql-ant'  # so that a run of the ant is not taken for one of an agent
 DEBUG = {
     'steps': 600,
     'warmup': 200,
@@ -136,6 +137,8 @@ def train(
     if workdir:
         Run.check(workdir, resume=resume, overwrite=overwrite)
     saved = Run.saved_config(workdir) if resume else None
+    if saved and saved['paper'] != PAPER:
+        raise UserError(f'{workdir} holds a run of {saved["paper"]}, which another program makes')
     config = resolve(fields, debug, saved['config'] if saved else None)
     numerics = Numerics.resolve(**(saved['numerics'] if saved else {}))
     driver, learner = build(config, numerics)
@@ -150,7 +153,7 @@ def train(
         run = Run.open(
             directory,
             config.to_dict(),
-            paper='fql',
+            paper=PAPER,
             command=shlex.join(command or words),
             numerics=vars(numerics),
             resume=resume,
@@ -213,6 +216,7 @@ def main() -> int:
     fields = overrides | {name: getattr(flags, name) for name in ('steps', 'seed') if getattr(flags, name) is not None}
 
     from core_jax import loop  # jax is imported here, after --help and the errors of the flags
+    from core_jax.worker_process import WorkerError
 
     try:
         train(
@@ -225,7 +229,7 @@ def main() -> int:
         )
     except loop.Preempted as stopped:
         return stopped.status
-    except loop.NonFinite as error:
+    except (loop.NonFinite, WorkerError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0

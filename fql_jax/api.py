@@ -33,6 +33,7 @@ from core_jax.mesh import describe, fetch, initialize_distributed, make_mesh
 from core_jax.networks import parameter_count
 from core_jax.runs import Run
 from core_jax.state import Learner, parameters
+from core_jax.worker_process import WorkerError
 from fql_jax import collect, d4rl, data, settings, tasks
 from fql_jax.build import build, identity, layout, upgrade_identity
 
@@ -86,6 +87,8 @@ def train(
     if workdir:
         Run.check(workdir, resume=resume, overwrite=overwrite)
     saved = Run.saved_config(workdir) if resume else None
+    if saved and saved['paper'] != PAPER:
+        raise UserError(f'{workdir} holds a run of {saved["paper"]}, which another program makes')
     config = (
         settings.for_resume(saved['config'], fields, preset, debug)
         if saved
@@ -144,6 +147,7 @@ def train(
         stack.enter_context(signals)
         evaluator = None
         workers = config.workers or None
+        stack.enter_context(_say_how_to_go_on(run, resume_command))
         if first and make_env:
             slots = min(config.eval_envs, config.eval_episodes)
             evaluator = stack.enter_context(Evaluator(make_env, workers=workers, envs=slots))
@@ -180,6 +184,16 @@ def train(
         if not first:
             return Result(directory, {})
         return _finish(run, driver, learner, config, progress, policies, make_env)
+
+
+@contextlib.contextmanager
+def _say_how_to_go_on(run: Run, resume_command: str):
+    """An environment that fails is no reason to begin anew."""
+    try:
+        yield
+    except WorkerError:
+        run.say(f'an environment failed; go on from the last checkpoint with: {resume_command}')
+        raise
 
 
 def _load(task: tasks.Task, config, say: Callable[[str], None], signals: loop.Signals) -> dict[str, np.ndarray]:
@@ -253,7 +267,9 @@ class Evaluation:
             )
             rows[member] = summarize(episodes)
             if self.task.of_d4rl:
-                rows[member]['normalized_score'] = d4rl.normalized_score(self.task.environment, rows[member]['return'])
+                for end in ('', '_low', '_high'):
+                    score = d4rl.normalized_score(self.task.environment, rows[member][f'return{end}'])
+                    rows[member][f'normalized_score{end}'] = score
         return rows
 
 
@@ -300,7 +316,7 @@ def _finish(run, driver, learner, config, progress, policies, make_env) -> Resul
     metrics = {}
     for member, row in sorted(latest.items()):
         prefix = '' if driver.members == 1 else f'member_{member}/'
-        for name in ('success', 'return'):
+        for name in ('success', 'return', 'normalized_score'):
             if name in row:
                 value, low, high = row[name], row[f'{name}_low'], row[f'{name}_high']
                 metrics[prefix + name] = {'value': value, 'low': low, 'high': high, 'n': row['episodes']}
@@ -333,7 +349,8 @@ def _finish(run, driver, learner, config, progress, policies, make_env) -> Resul
             run.say('{}: {} (95 % interval {} to {}, {} episodes)'.format(name, *shown, m['n']))
     for line in lines:
         run.say(line)
-    run.say(f'run: {run.directory} (summary.json, metrics.jsonl, eval.csv, policy.npz)')
+    exported = 'policy.npz' if driver.members == 1 else f'policy_0.npz to policy_{driver.members - 1}.npz'
+    run.say(f'run: {run.directory} (summary.json, metrics.jsonl, eval.csv, {exported})')
     run.say(f'next: python -m fql_jax.play --run={run.directory}; --env=ogbench-scene, --agent=iql, --seeds=4; --list')
     return Result(run.directory, metrics)
 
@@ -352,7 +369,6 @@ def _members(driver: DeviceDriver, progress: loop.Progress) -> list[dict[str, An
 
 def _film(run, learner, config, policy, make_env) -> str:
     from core_jax.video import NoRenderer, record_video
-    from core_jax.worker_process import WorkerError
 
     film_env = functools.partial(
         tasks.make_env, tasks.resolve(config.env).gym_id, render=True, frame_stack=config.frame_stack
@@ -366,6 +382,7 @@ def _film(run, learner, config, policy, make_env) -> str:
             host_act(jax.jit(learner.act), policy),
             path,
             memory=learner.memory(1),
+            max_steps=tasks.resolve(config.env).max_steps,
             seed=config.seed,
             key=jax.random.key(config.seed),
         )
@@ -381,6 +398,8 @@ class LoadedPolicy:
     """A trained policy: `policy(observations)` gives actions in [-1, 1]. Built from parameters and config alone."""
 
     def __init__(self, params: Any, config: dict[str, Any], seed: int = 0):
+        if 'agent' not in config:
+            raise UserError('this policy was exported by another program than fql_jax.main')
         module = settings.agent_module(config['agent'])
         self.config = module.get_config()  # of fields that came after the policy was exported, the defaults
         with self.config.unlocked():
@@ -391,9 +410,11 @@ class LoadedPolicy:
         self._key, self._calls, self._memory = jax.random.key(seed), 0, None
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Actions [A] for an observation [D], or [B, A] for [B, D]."""
-        observations = np.asarray(observations, np.float32)
-        single = observations.ndim == 1
+        """Actions [A] for an observation ([D], or an image [H, W, C] of bytes), or [B, A] for [B, ...]."""
+        observations = np.asarray(observations)
+        if observations.dtype != np.uint8:
+            observations = observations.astype(np.float32)
+        single = observations.ndim == (3 if self.config.get('encoder') else 1)
         batch = observations[None] if single else observations
         if self._memory is None:
             self.reset(len(batch))
@@ -428,7 +449,7 @@ def run(fields: dict[str, Any], **keywords: Any) -> int:
         train(fields=fields, **keywords)
     except loop.Preempted as stopped:
         return stopped.status
-    except loop.NonFinite as error:
+    except (loop.NonFinite, WorkerError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0

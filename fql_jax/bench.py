@@ -125,7 +125,7 @@ def _driver(name: str, seeds: int = 1, fields: dict | None = None):
     from core_jax import replay
     from core_jax.driver import Numerics
     from core_jax.mesh import make_mesh
-    from fql_jax import api
+    from fql_jax import build
 
     config = _config(name, fields)
     rng, n = np.random.default_rng(0), 100_000
@@ -138,8 +138,8 @@ def _driver(name: str, seeds: int = 1, fields: dict | None = None):
     }
     mesh = make_mesh('data:1')
     numerics = Numerics.resolve()
-    driver, learner = api.build(config, rows, mesh=mesh, numerics=numerics, seeds=list(range(seeds)))
-    driver.bind(replay.place_dataset(api.layout(rows), mesh))
+    driver, learner = build.build(config, rows, mesh=mesh, numerics=numerics, seeds=list(range(seeds)))
+    driver.bind(replay.place_dataset(build.layout(rows), mesh))
     driver.initialize()
     return driver, learner, config
 
@@ -272,6 +272,7 @@ def bench_replay(show: Callable) -> None:
     import numpy as np
 
     from core_jax import replay
+    from fql_jax import build
 
     for what, shape, dtype, episode in (
         ('cube-single', (OBSERVATIONS,), np.float32, 1000),
@@ -285,7 +286,8 @@ def bench_replay(show: Callable) -> None:
         size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
         offline = size(replay.dataset(frames, actions, scalars, scalars, ends)) / (rows - 4)
         row = {'observations': frames[0], 'actions': actions[0], 'rewards': scalars[0], 'masks': scalars[0]}
-        ring = size(replay.rows_ring(row | {'valid': np.bool_(True)}, rows, 4)) / (rows - 4)
+        steps = 1000
+        ring = replay.rows_ring(row | {'valid': np.bool_(True)}, build.default_capacity(steps, 1), 1)
         # observations and next observations, stacked where they are images, action, reward, mask, end
         stack = 3 if dtype == np.uint8 else 1
         naive = 2 * stack * frames[0].nbytes + actions[0].nbytes + 3 * 4
@@ -294,10 +296,10 @@ def bench_replay(show: Callable) -> None:
                 'bench': 'replay',
                 'data': what,
                 'megabytes_per_million': offline,
-                'ring_megabytes_per_million': ring,
+                'ring_megabytes_per_million': size(ring) / steps,
                 'naive_megabytes_per_million': float(naive),
                 'share_of_naive': offline / naive,
-                'ring_share_of_naive': ring / naive,
+                'ring_share_of_naive': size(ring) / steps / naive,
             }
         )
 

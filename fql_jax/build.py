@@ -60,18 +60,16 @@ def make_source(config: ml_collections.ConfigDict, rows: dict[str, np.ndarray], 
     shape = {
         'horizon': config.get('horizon', 1),
         'frame_stack': config.frame_stack,
-        'augment': _augmentation(config),
+        'augment': _batch_transform(config),
     }
     if not config.online_steps:
         return sources.offline(dataset, config.batch_size, **shape)
     example = {name: np.zeros(rows[name].shape[1:], rows[name].dtype) for name in ('observations', 'actions')}
     example |= {'rewards': np.float32(0), 'masks': np.float32(0), 'valid': np.bool_(False)}
-    # An episode takes one row more than it has steps; most have many.
-    capacity = config.online_capacity or 2 * config.online_steps + config.online_envs
     return sources.online_rows(
         example,
         slots=config.online_envs,
-        capacity=capacity,
+        capacity=config.online_capacity or default_capacity(config.online_steps, config.online_envs),
         batch_size=config.batch_size,
         dataset=dataset,
         balanced=config.balanced_sampling,
@@ -79,7 +77,12 @@ def make_source(config: ml_collections.ConfigDict, rows: dict[str, np.ndarray], 
     )
 
 
-def _augmentation(config: ml_collections.ConfigDict) -> Callable[[jax.Array, dict], dict] | None:
+def default_capacity(steps: int, envs: int) -> int:
+    """Rows for so many steps. An episode takes one more than it has steps: of episodes under 16, the oldest go."""
+    return steps + steps // 16 + 2 * envs
+
+
+def _batch_transform(config: ml_collections.ConfigDict) -> Callable[[jax.Array, dict], dict] | None:
     """What is done to each batch: images cropped, rewards made sparse."""
     steps: list[Callable[[jax.Array, dict], dict]] = []
     if config.p_aug > 0:
@@ -113,7 +116,15 @@ def upgrade_identity(saved: dict[str, Any], rows: dict[str, np.ndarray]) -> dict
 
 
 def _binding(fields: dict[str, Any]) -> dict[str, Any]:
-    free = (*settings.FREE_ON_RESUME, 'log_interval', 'eval_interval', 'save_interval', 'eval_envs', 'data_dir')
+    free = (
+        *settings.FREE_ON_RESUME,
+        'online_steps',
+        'log_interval',
+        'eval_interval',
+        'save_interval',
+        'eval_envs',
+        'data_dir',
+    )
     return {name: value for name, value in plain(fields).items() if name not in (*free, 'dataset')}
 
 

@@ -41,8 +41,8 @@ def main() -> int:
     parser.add_argument('--methods', help='some of them, separated by commas')
     parser.add_argument('--steps', type=int, help='updates of every run, instead of what the grid says')
     parser.add_argument('--seeds', type=int, help='seeds of every run, instead of what the grid says')
-    parser.add_argument('--workdir', default='runs/reproduce', help='of the runs (%(default)s)')
-    parser.add_argument('--out', default='', help="the JSON of the results ('' takes the name in the grid)")
+    parser.add_argument('--workdir', help='of the runs (default: runs/reproduce-NAME, NAME being that of the grid)')
+    parser.add_argument('--out', help='the JSON of the results (default: what the grid says)')
     parser.add_argument('--plan', action='store_true', help='print what would be run')
     parser.add_argument('--report', action='store_true', help='write the table of what there is, and run nothing')
     flags, overrides = parser.parse()
@@ -50,7 +50,10 @@ def main() -> int:
         raise UserError('reproduce has no --config.FIELD; copy the grid and change it')
     grid = load_preset(flags.config)
     extra = {name: getattr(flags, name) for name in ('steps', 'seeds') if getattr(flags, name) is not None}
-    cells = plan(grid, pathlib.Path(flags.workdir), flags.environments, flags.methods, extra)
+    if extra and not (flags.workdir and flags.out):
+        raise UserError('--steps and --seeds make another grid: give --workdir and --out too')
+    workdir = pathlib.Path(flags.workdir or f'runs/reproduce-{grid["name"]}')
+    cells = plan(grid, workdir, flags.environments, flags.methods, extra)
     if flags.plan:
         for cell in cells:
             state = 'finished' if finished(cell) else 'to do'
@@ -58,7 +61,8 @@ def main() -> int:
         return 0
     failed = [] if flags.report else run_all(cells)
     out = pathlib.Path(flags.out or grid['out'])
-    report(grid, cells, out, f'python -m fql_jax.reproduce --config={flags.config}')
+    # All that is finished, also where some of it was asked for.
+    report(grid, plan(grid, workdir, extra=extra), out, f'python -m fql_jax.reproduce --config={flags.config}')
     return 1 if failed else 0
 
 
@@ -93,8 +97,24 @@ def _chosen(kind: str, wanted: str | None, known: dict[str, Any]) -> list[str]:
 
 
 def finished(cell: Cell) -> bool:
-    """Whether the run has come to its end."""
-    return (cell.directory / 'summary.json').exists()
+    """Whether the run has come to its end. UserError where its directory holds a run of other settings."""
+    return begun(cell) and (cell.directory / 'summary.json').exists()
+
+
+def begun(cell: Cell) -> bool:
+    """Whether there is a run. UserError where it is not the one that the grid asks for."""
+    from core_jax.files import differences, plain
+    from core_jax.runs import Run
+    from fql_jax import settings
+
+    saved = Run.saved_config(cell.directory)
+    if saved is None:
+        return False
+    found = differences(saved['config'], plain(settings.resolve(cell.fields, {}).to_dict()))
+    differ = [f'{name}: {there} there, {here} wanted' for name, there, here in found if name not in ('workers', 'mesh')]
+    if differ:
+        raise UserError(f'{cell.directory} holds another run ({"; ".join(differ)}); choose another --workdir')
+    return True
 
 
 def run_all(cells: list[Cell]) -> list[Cell]:
@@ -107,9 +127,9 @@ def run_all(cells: list[Cell]) -> list[Cell]:
         if finished(cell):
             continue
         print(f'--- {number} of {len(cells)}: {cell.method} on {cell.environment}: {_words(cell.fields)}')
-        begun = (cell.directory / 'config.json').exists()
+        resume = begun(cell)
         try:
-            api.train(fields={} if begun else cell.fields, preset={}, workdir=str(cell.directory), resume=begun)
+            api.train(fields={} if resume else cell.fields, preset={}, workdir=str(cell.directory), resume=resume)
         except loop.Preempted as stopped:
             print('the same command goes on from here')
             raise SystemExit(stopped.status) from None
@@ -128,8 +148,10 @@ def measure(cell: Cell) -> dict[str, Any] | None:
     if not finished(cell):
         return None
     summary = json.loads((cell.directory / 'summary.json').read_text())
-    seeds = [m for name, m in sorted(summary['metrics'].items()) if name.endswith('success') and '/' in name]
-    seeds = seeds or [summary['metrics']['success']]
+    names = [f'member_{i}/success' for i in range(len(summary['members']))]
+    seeds = [summary['metrics'][name] for name in names if name in summary['metrics']] or [
+        summary['metrics']['success']
+    ]
     wins, n = sum(round(m['value'] * m['n']) for m in seeds), sum(m['n'] for m in seeds)
     low, high = stats.wilson(wins, n)
     values = [m['value'] for m in seeds]
@@ -139,6 +161,7 @@ def measure(cell: Cell) -> dict[str, Any] | None:
         'high': high,
         'n': n,
         'per_seed': values,
+        'frozen': summary['frozen_members'],
         'updates': summary['steps'],
         'wall_seconds': summary['wall_seconds'],
     }
@@ -169,7 +192,7 @@ def document(grid: dict, cells: list[Cell], measured: dict, command: str) -> dic
     for (environment, method), found in measured.items():
         name = f'{environment}/{method}'
         metrics[name] = {
-            key: found[key] for key in ('value', 'low', 'high', 'n', 'per_seed', 'updates', 'wall_seconds')
+            key: found[key] for key in ('value', 'low', 'high', 'n', 'per_seed', 'frozen', 'updates', 'wall_seconds')
         }
         metrics[name]['interval'] = '95 % Wilson over episodes of all seeds'
         figure = grid['published'].get(environment, {}).get(method)

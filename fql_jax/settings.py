@@ -84,7 +84,7 @@ def get_config(agent: str = 'fql') -> ml_collections.ConfigDict:
             'online_envs': 1,  # environments that collect at once
             'warmup': 0,  # steps with random actions and no update, at the start
             'balanced_sampling': False,  # half of each batch offline, half online (RLPD); else uniform over both
-            'online_capacity': 0,  # rows of what was collected that are kept; 0 keeps all
+            'online_capacity': 0,  # rows of what was collected that are kept; 0: online_steps and a sixteenth more
             # Evaluation
             'eval_episodes': 50,
             'eval_envs': 8,  # environments at once; part of what an evaluation's noise is a function of
@@ -120,14 +120,23 @@ def resolve(fields: dict[str, Any], preset: dict[str, Any] | None = None, debug:
 
     Raises UserError for unknown names, wrong types and values out of range.
     """
-    named = [layer['agent'] for layer in (fields, preset or {}) if 'agent' in layer]
-    config = get_config(*named[:1])
+    agent = fields.get('agent', (preset or {}).get('agent', 'fql'))
+    if preset:
+        _check_agent(preset, agent)
+    config = get_config(agent)
     for layer in (_small(config) if preset is None else preset, _debug(config) if debug else {}, fields):
         cli.apply(config, layer)
     if preset is None:
         _suit_kind(config, fields)
     validate(config)
     return config
+
+
+def _check_agent(preset: dict[str, Any], agent: str) -> None:
+    """UserError for a preset whose numbers are meant for another agent: an alpha is a different thing in each."""
+    meant = preset.get('agent', 'fql')
+    if agent != meant and any(name in agent_module(meant).get_config() for name in preset):
+        raise UserError(f'this preset is for {meant}, not {agent}; --list=presets shows those for {agent}')
 
 
 def _small(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -187,8 +196,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     for name, options in CHOICES.items():
         if config.get(name, options[0]) not in options:
             raise unknown(name, config[name], options)
-    if not config.utd > 0:
-        raise UserError(f'utd must be above 0, got {config.utd}')
+    if not 0 < config.utd < float('inf'):
+        raise UserError(f'utd must be a number above 0, got {config.utd}')
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -206,6 +215,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def _validate_online(config: ml_collections.ConfigDict) -> None:
+    if config.balanced_sampling and not config.online_steps:
+        raise UserError('balanced_sampling mixes offline and online data; set online_steps')
+    if config.online_steps and config.warmup >= config.online_steps:
+        raise UserError(f'the {config.online_steps} online steps end within the {config.warmup} of warm-up')
     if total_updates(config) < 1:
         raise UserError(
             f'nothing to do: {config.steps} offline updates, {config.online_steps} online steps '
@@ -228,6 +241,8 @@ def members(config: ml_collections.ConfigDict) -> tuple[list[int], dict[str, lis
         values = [float(text) for text in texts.split(',')]
     except ValueError:
         raise UserError(f'cannot read {config.vary!r}; write it like alpha:3,10,30') from None
+    if name == 'pessimism' and config.q_agg == 'min':
+        raise UserError('pessimism lowers the mean over the critics; it does not go with q_agg min')
     limit = 1.0 if name in AT_MOST_ONE else float('inf')
     if not all(0 <= value <= limit for value in values):
         raise UserError(f'{name} lies in 0..{limit:g}, got {texts}')
@@ -235,7 +250,7 @@ def members(config: ml_collections.ConfigDict) -> tuple[list[int], dict[str, lis
 
 
 # What a resumed run may change without becoming another run.
-FREE_ON_RESUME = ('steps', 'online_steps', 'workers', 'video', 'mesh', 'eval_episodes')
+FREE_ON_RESUME = ('steps', 'workers', 'video', 'mesh', 'eval_episodes')
 
 
 def for_resume(
@@ -245,15 +260,21 @@ def for_resume(
     config = get_config(saved['agent'])
     cli.apply(config, _flat(saved))
     before = config.to_dict()
+    # Online steps decide the size of the ring, and offline ones when it begins to be filled.
+    free = (
+        FREE_ON_RESUME
+        if not config.online_steps
+        else (*FREE_ON_RESUME[1:], *('online_steps',) * (config.online_capacity > 0))
+    )
     for layer in (preset or {}, _debug(config) if debug else {}, fields):
         cli.apply(config, layer)
-    if preset is None:
+    if preset is None and (debug or 'env' in fields):
         _suit_kind(config, fields)
     validate(config)
     changed = [
         f'{name}: saved {old!r}, wanted {new!r}'
         for (name, old), new in zip(_flat(before).items(), _flat(config.to_dict()).values(), strict=True)
-        if old != new and name not in FREE_ON_RESUME
+        if old != new and name not in free
     ]
     if changed:
         raise UserError('this is another run than the saved one: ' + '; '.join(changed))

@@ -14,6 +14,7 @@ FIVE = ('paper', 'from memory, unverified, five tasks, 8 seeds')
 
 def get_config() -> dict:
     return {
+        'name': 'cpu',
         'title': 'Offline agents on OGBench, small',
         'scale': '20,000 updates of 128, 128x2, 100,000 transitions collected here (noisy; pointmaze: navigate)',
         'note': (

@@ -13,6 +13,7 @@ MEMORY = ('paper', 'from memory, unverified, five tasks, 8 seeds')
 
 def get_config() -> dict:
     return {
+        'name': 'paper',
         'title': "Offline agents on OGBench, the paper's size",
         'scale': '1M updates, 512x4, play data of 1M transitions',
         'note': 'Paper: 8 seeds. The mean of the last three evaluations there, the last one here.',
