@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_run_flags(parser: Parser) -> None:
     """The flags that all trainers share."""
-    parser.add_argument('--config', metavar='FILE', help='a preset, such as configs/fql/cube_single.py')
+    parser.add_argument('--config', metavar='FILE', help='a preset, such as configs/fql/offline/cube_single.py')
     parser.add_argument('--config.FIELD=VALUE', dest='_', action='store_const', const=None, help='set one field')
     parser.add_argument('--seed', type=int, help='of everything random (default 0)')
     parser.add_argument('--seeds', type=int, metavar='N', help='train N seeds, from --seed on, as one population')

@@ -1,7 +1,7 @@
 """Trains, evaluates and films an offline RL agent: `python -m fql_jax.main --env=ogbench-cube`.
 
 With no flags: a small, real run on a CPU (cube-single; the data are collected here), some minutes on two cores.
-The paper's size: --config=configs/fql/cube_single.py
+The paper's size: --config=configs/fql/offline/cube_single.py
 What there is: --list, or --list=environments, agents, presets, data
 """
 

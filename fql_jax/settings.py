@@ -197,7 +197,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if config.get(name, options[0]) not in options:
             raise unknown(name, config[name], options)
     if not 0 < config.utd < float('inf'):
-        raise UserError(f'utd must be a number above 0, got {config.utd}')
+        raise UserError(f'utd must be above 0 and finite, got {config.utd}')
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

@@ -140,10 +140,6 @@ def test_offline(name):
     assert (task.alpha, task.discount, task.q_agg) == (alpha, discount, config.q_agg)
 
 
-def test_the_preset_that_the_readme_names_is_the_offline_one():
-    assert load('cube_single') == load('offline/cube_single')
-
-
 @pytest.mark.parametrize('name', VISUAL)
 def test_visual(name):
     env, alpha = VISUAL[name]

@@ -104,3 +104,29 @@ def test_varied_values_are_checked_like_fields():
 def test_a_block_is_no_field():
     with pytest.raises(UserError, match='numerics.updates'):
         settings.resolve({'numerics': 'loop'})
+
+
+def test_preset_of_another_agent_is_refused():
+    with pytest.raises(UserError, match='this preset is for fql, not iql; --list=presets shows those for iql'):
+        settings.resolve({'agent': 'iql'}, {'alpha': 300.0})
+    with pytest.raises(UserError, match='this preset is for iql, not fql'):
+        settings.resolve({'agent': 'fql'}, {'agent': 'iql', 'alpha': 1.0})
+    assert settings.resolve({'agent': 'iql'}, {'env': 'ogbench-scene'}).alpha == 10.0
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        ({'q_agg': 'min', 'pessimism': 0.5}, 'pessimism lowers the mean'),
+        ({'q_agg': 'min', 'vary': 'pessimism:0,0.5'}, 'pessimism lowers the mean'),
+        ({'utd': float('inf')}, 'utd must be above 0 and finite'),
+        ({'horizon': 0}, 'horizon must be at least 1'),
+        ({'p_aug': 1.5}, 'p_aug lies in 0..1'),
+        ({'policy': 'onestpe'}, "unknown policy 'onestpe'; did you mean 'onestep'"),
+        ({'agent': 'iql', 'actor_loss': 'awac'}, "unknown actor_loss 'awac'; did you mean 'awr'"),
+        ({'agent': 'rebrac', 'horizon': 5}, "unknown config field 'horizon'"),
+    ],
+)
+def test_options_that_cannot_be(fields, message):
+    with pytest.raises(UserError, match=message):
+        settings.resolve(fields)
