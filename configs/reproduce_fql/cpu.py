@@ -51,7 +51,7 @@ def get_config() -> dict:
             'IQL': {'agent': 'iql', 'alpha': 10.0, 'discount': 0.98, 'tau': 0.01},
             'ReBRAC': {
                 'agent': 'rebrac',
-                'alpha_actor': 1.0,
+                'alpha_actor': 0.03,
                 'alpha_critic': 0.0,
                 'discount': 0.98,
                 'tau': 0.01,

@@ -54,7 +54,7 @@ def q_of(params, observations, actions):
 
 def data_of(observation):
     """Actions that the data have there."""
-    transitions = replay.read(ROWS, np.arange(TRANSITIONS))
+    transitions = jax.device_get(replay.read(ROWS, np.arange(TRANSITIONS)))
     return np.float64(transitions['actions'][(transitions['observations'] == observation).all(1), 0])
 
 
