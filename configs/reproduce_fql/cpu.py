@@ -61,15 +61,15 @@ def get_config() -> dict:
             'QC-FQL': {
                 'agent': 'fql',
                 'horizon': 5,
-                'alpha': 30.0,
+                'alpha': 100.0,
                 'discount': 0.98,
                 'tau': 0.01,
                 'flow_steps': 5,
             },
         },
         'tuned': {
-            'cube-single': {'FQL': {'alpha': 10.0}, 'QC-FQL': {'alpha': 10.0}},
-            'puzzle-3x3': {'FQL': {'alpha': 10.0}, 'QC-FQL': {'alpha': 10.0}},
+            'cube-single': {'FQL': {'alpha': 10.0}},
+            'puzzle-3x3': {'FQL': {'alpha': 10.0}},
         },
         'published': {
             'cube-single': {
