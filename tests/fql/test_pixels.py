@@ -91,6 +91,7 @@ def stacked():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_short_real_visual_run(tmp_path):
     """visual-cube-single: frames rendered by MuJoCo, a few updates, one evaluation. Minutes, without a GPU."""
     from fql_jax import tasks
