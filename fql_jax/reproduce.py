@@ -186,6 +186,8 @@ def document(grid: dict, cells: list[Cell], measured: dict, command: str) -> dic
     """What `make table` reads, with the fields of every run."""
     import jax
 
+    from core_jax import provenance
+
     device = jax.devices()[0]
     seeds = max(cell.fields.get('seeds', 1) for cell in cells)
     metrics, published = {}, {}
@@ -206,6 +208,8 @@ def document(grid: dict, cells: list[Cell], measured: dict, command: str) -> dic
         'device': f'{jax.device_count()} x {device.device_kind}',
         'seeds': list(range(seeds)),
         'scale': grid['scale'],
+        'versions': provenance.versions(),
+        'commit': provenance.git_commit(),
         'metrics': metrics,
         'published': published,
         'runs': {

@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny
 
+from core_jax import stats
 from core_jax.errors import UserError
 from fql_jax import api, reproduce
 
@@ -67,6 +68,7 @@ def test_a_failure_stops_no_other_run_and_is_made_again(trained, capsys):
     assert result['metrics']['one/FQL']['value'] == 0.5 and result['metrics']['two/FQL']['n'] == 6
     assert result['metrics']['one/FQL']['per_seed'] == [0.0, 1.0]
     assert result['published'] == {'one/FQL': {'value': 0.5, 'spread': 0.1, 'source': 'paper', 'verified': 'invented'}}
+    assert '| Tiny | one/FQL | 0.5 |' in stats.markdown(stats.read_results(directory))  # `make table` reads it
     text = (directory / 'results.md').read_text()
     assert '| one | 50 [15, 85] | 50 [15, 85] |' in text and '| (paper) | 50 | - |' in text
     assert (directory / 'results.png').stat().st_size > 5000
