@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from core_jax.cli import Parser, load_preset
 from core_jax.errors import UserError, exit_on_user_error, unknown
-from core_jax.files import write_atomic, write_json_atomic
+from core_jax.files import plain, write_atomic, write_json_atomic
 
 CONFIG = 'configs/reproduce_fql/cpu.py'
 
@@ -103,7 +103,7 @@ def finished(cell: Cell) -> bool:
 
 def begun(cell: Cell) -> bool:
     """Whether there is a run. UserError where it is not the one that the grid asks for."""
-    from core_jax.files import differences, plain
+    from core_jax.files import differences
     from core_jax.runs import Run
     from fql_jax import settings
 
@@ -167,10 +167,26 @@ def measure(cell: Cell) -> dict[str, Any] | None:
     }
 
 
+def earlier(cells: list[Cell], out: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What `out` already says of runs with the same fields: a grid may be run in pieces, on more than one machine."""
+    try:
+        saved = json.loads(out.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f'{out} is no JSON file: {error}') from None
+    found = {}
+    for cell in cells:
+        name = f'{cell.environment}/{cell.method}'
+        if saved.get('runs', {}).get(name) == plain(cell.fields):
+            found[cell.environment, cell.method] = saved['metrics'][name]
+    return found
+
+
 def report(grid: dict[str, Any], cells: list[Cell], out: pathlib.Path, command: str) -> None:
     """The JSON, the Markdown table and the picture of what is finished."""
-    measured = {(cell.environment, cell.method): measure(cell) for cell in cells}
-    measured = {pair: found for pair, found in measured.items() if found}
+    here = {(cell.environment, cell.method): measure(cell) for cell in cells}
+    measured = earlier(cells, out) | {pair: found for pair, found in here.items() if found}
     if not measured:
         raise UserError('no run of this grid is finished yet')
     out.parent.mkdir(parents=True, exist_ok=True)

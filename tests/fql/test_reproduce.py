@@ -74,6 +74,28 @@ def test_a_failure_stops_no_other_run_and_is_made_again(trained, capsys):
     assert (directory / 'results.png').stat().st_size > 5000
 
 
+def test_a_grid_may_be_run_in_pieces_on_several_machines(trained):
+    directory, calls = trained
+    out = directory / 'results.json'
+    calls += [()] * 4  # no accident
+    first = reproduce.plan(GRID, directory / 'here', environments='one')
+    reproduce.run_all(first)
+    reproduce.report(GRID, reproduce.plan(GRID, directory / 'here'), out, 'the command')
+    reproduce.run_all(reproduce.plan(GRID, directory / 'there', environments='two'))
+    reproduce.report(GRID, reproduce.plan(GRID, directory / 'there'), out, 'the command')
+    result = json.loads(out.read_text())
+    assert list(result['metrics']) == list(result['runs']) == ['one/FQL', 'one/BC', 'two/FQL', 'two/BC']
+    assert result['metrics']['one/FQL']['per_seed'] == [0.0, 1.0]
+
+    # Runs of other fields are not taken over, and a damaged file is not written over.
+    changed = GRID | {'tuned': {'one': {'FQL': {'alpha': 7.0}}, 'two': {'FQL': {'alpha': 5.0}}}}
+    assert ('one', 'FQL') not in reproduce.earlier(reproduce.plan(changed, directory / 'there'), out)
+    out.write_text('{')
+    with pytest.raises(UserError, match='results.json is no JSON file'):
+        reproduce.report(GRID, first, out, 'the command')
+    assert out.read_text() == '{'
+
+
 def test_runs_of_another_grid_are_refused(trained):
     directory, _ = trained
     reproduce.run_all(reproduce.plan(GRID, directory))
@@ -85,14 +107,14 @@ def test_runs_of_another_grid_are_refused(trained):
         reproduce.report(GRID, reproduce.plan(GRID, directory / 'empty'), directory / 'none.json', '-')
 
 
-@pytest.mark.parametrize('grid', ['cpu', 'paper'])
+@pytest.mark.parametrize('grid', ['cpu', 'wide', 'paper'])
 def test_the_grids_are_runs_that_could_be_made(grid):
     from core_jax.cli import load_preset
     from fql_jax import settings
 
     fields = load_preset(f'configs/reproduce_fql/{grid}.py')
     cells = reproduce.plan(fields, reproduce.pathlib.Path('runs'))
-    assert len(cells) == 30
+    assert len(cells) == (6 if grid == 'wide' else 30)
     for cell in cells:
         settings.resolve(cell.fields, {})
     for environment, figures in fields['published'].items():
