@@ -32,6 +32,8 @@ from core_jax.state import Learner
 
 PyTree = Any
 REPLICATE: sharding.Rules = ((r'.*', PartitionSpec()),)
+# What the keys of a source's hooks are told apart by.
+ADVANCE, REPORT = 0x0AD7, 0x02E9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Source(NamedTuple):
     init(key) -> data                                 what changes while training (replay, environments): donated, saved
     sample(constants, data, state, key) -> (data, batch)
     receive(data, host_batch) -> data                 takes what a feed brought (HostDriver)
+    advance(constants, data, state, key, update) -> data
+        before each update's sample, where data change by themselves (an environment on the device). `update`, how many
+        updates were made, is the same number for all members: under vmap too, it may decide what is run.
+    report(constants, data, state, key, hparams) -> (data, {name: scalar})
+        at a log point: what the source has to say, beside the means of the learner's metrics
     """
 
     constants: PyTree
@@ -78,6 +85,8 @@ class Source(NamedTuple):
     sample: Callable[..., tuple[PyTree, PyTree]]
     init: Callable[[jax.Array], PyTree] = lambda key: ()
     receive: Callable[[PyTree, PyTree], PyTree] = lambda data, host_batch: host_batch
+    advance: Callable[..., PyTree] | None = None
+    report: Callable[..., tuple[PyTree, dict[str, jax.Array]]] | None = None
 
 
 @flax.struct.dataclass
@@ -155,9 +164,11 @@ class DeviceDriver:
         none = jnp.full((), -1, jnp.int32)
         return Carry(source_key, state, self.source.init(data_key), zeros, jnp.zeros((), jnp.int32), none, dict(zeros))
 
-    def _step(self, carry: Carry, constants: PyTree, hparams: dict) -> Carry:
-        key = jax.random.fold_in(carry.key, carry.state.step)
-        data, batch = self.source.sample(constants, carry.data, carry.state, key)
+    def _step(self, carry: Carry, constants: PyTree, hparams: dict, update: jax.Array) -> Carry:
+        key, data = jax.random.fold_in(carry.key, carry.state.step), carry.data
+        if self.source.advance:
+            data = self.source.advance(constants, data, carry.state, jax.random.fold_in(key, ADVANCE), update)
+        data, batch = self.source.sample(constants, data, carry.state, key)
         batch = self._spread(batch)
         state, metrics = self.learner.update(carry.state, batch, hparams)
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
@@ -178,15 +189,17 @@ class DeviceDriver:
             return batch
         return jax.lax.with_sharding_constraint(batch, sharding.batch_spec(batch, self.mesh))
 
-    def _run(self, carry: Carry, constants: PyTree, hparams: dict, n: jax.Array) -> tuple[Carry, jax.Array]:
+    def _run(
+        self, carry: Carry, constants: PyTree, hparams: dict, n: jax.Array, first: jax.Array
+    ) -> tuple[Carry, jax.Array]:
         self.traces += 1
 
         def member(one, shared):
-            (carry, hparams), (constants, n) = one, shared
-            return jax.lax.fori_loop(0, n, lambda _, c: self._step(c, constants, hparams), carry)
+            (carry, hparams), (constants, n, first) = one, shared
+            return jax.lax.fori_loop(0, n, lambda i, c: self._step(c, constants, hparams, first + i), carry)
 
         # A fresh output says when this chunk is done: the carry itself is donated to the next one.
-        return self._over_members(member, (carry, hparams), (constants, n)), n + 0
+        return self._over_members(member, (carry, hparams), (constants, n, first)), n + 0
 
     def _over_members(self, function: Callable, stacked: PyTree, shared: PyTree = ()) -> PyTree:
         """function(member, shared) for each member, by the numerics policy, spread over the axis `population`."""
@@ -211,8 +224,17 @@ class DeviceDriver:
             check_vma=False,
         )(stacked, shared)
 
-    def _report(self, carry: Carry) -> tuple[Carry, Report]:
+    def _report(self, carry: Carry, constants: PyTree, hparams: dict) -> tuple[Carry, Report]:
         means = {name: value / jnp.maximum(carry.count, 1) for name, value in carry.sums.items()}
+        if self.source.report:
+
+            def told(one, constants):
+                carry, hparams = one
+                key = jax.random.fold_in(jax.random.fold_in(carry.key, carry.state.step), REPORT)
+                return self.source.report(constants, carry.data, carry.state, key, hparams)
+
+            data, found = self._over_members(told, (carry, hparams), constants)
+            carry, means = carry.replace(data=data), means | found
         report = Report(means, carry.count, carry.bad_step, carry.bad_metrics)
         zeros = jax.tree.map(jnp.zeros_like, carry.sums)
         return carry.replace(sums=zeros, count=jnp.zeros_like(carry.count)), report
@@ -274,7 +296,7 @@ class DeviceDriver:
         }
 
         def run(carry, constants, hparams):
-            return self._run(carry, constants, hparams, jnp.int32(updates))
+            return self._run(carry, constants, hparams, jnp.int32(updates), jnp.int32(0))
 
         program = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, None))
         return program.lower(self.target(), self.source.constants, hparams)
@@ -284,9 +306,9 @@ class DeviceDriver:
         size = self.chunk_size if self.numerics.updates == 'scan' else 1
         while updates > 0:
             n = min(size, updates)
-            count = place(np.int32(n), replicated(self.mesh))
+            count, first = place((np.int32(n), np.int32(self.updates)), (replicated(self.mesh),) * 2)
             with jax.transfer_guard('disallow'):
-                self.carry, token = self._chunk(self.carry, self.source.constants, self._placed, count)
+                self.carry, token = self._chunk(self.carry, self.source.constants, self._placed, count, first)
             self._tokens.append(token)
             if len(self._tokens) > 2:
                 jax.block_until_ready(self._tokens.pop(0))
@@ -300,7 +322,7 @@ class DeviceDriver:
 
     def report(self) -> Report:
         """Means since the last report, which restart."""
-        self.carry, report = self._flush(self.carry)
+        self.carry, report = self._flush(self.carry, self.source.constants, self._placed)
         return fetch(report)
 
     def state(self, member: int = 0) -> PyTree:

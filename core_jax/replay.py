@@ -9,7 +9,8 @@ row more than transitions, so transition k of trajectory t is row k + t: nothing
 begin a transition, and where trajectories begin and end. masks (bootstrap) and ends (where the trajectory was cut) are
 different things: a time limit ends a trajectory and bootstraps.
 
-`Rows` is its online twin: S environments, the next observation is the row S later. `Ring` keeps whole transitions.
+`Rows` is its online twin: S environments, the next observation is the row S later. `Ring` keeps whole transitions, for
+environments that are stepped on the device, where the clock may not depend on how episodes end.
 
 Images keep their dtype and are stacked when they are sampled: with `frame_stack` k, observations [H, W, C] come as
 [H, W, C*k], the oldest first, and the first rows of a trajectory repeat its first frame.
@@ -281,10 +282,47 @@ def ring_size(buffer: Ring) -> jax.Array:
     return jnp.minimum(buffer.added, jax.tree.leaves(buffer.rows)[0].shape[0])
 
 
-def sample_ring(buffer: Ring, key: jax.Array, batch_size: int) -> Arrays:
-    """A uniform batch [B, ...] of what was added (row 0 while nothing was)."""
+def sample_ring(buffer: Ring, key: jax.Array, batch_size: int, horizon: int | None = None, slots: int = 1) -> Arrays:
+    """A uniform batch [B, ...] of what was added (row 0 while nothing was); with a horizon, of windows."""
     index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(ring_size(buffer), 1))
-    return jax.tree.map(lambda rows: rows[index], buffer.rows)
+    return read_ring(buffer, index, horizon, slots)
+
+
+def newest_ring(buffer: Ring, batch_size: int, horizon: int | None = None, slots: int = 1) -> Arrays:
+    """The last `batch_size` transitions [B, ...], newest first; with a horizon, the last whole windows.
+
+    Where the ring holds fewer, its oldest one stands for those that are missing.
+    """
+    back = jnp.arange(batch_size) + ((horizon or 1) - 1) * slots
+    back = jnp.minimum(back, jnp.maximum(ring_size(buffer), 1) - 1)
+    capacity = jax.tree.leaves(buffer.rows)[0].shape[0]
+    return read_ring(buffer, (buffer.added - 1 - back) % capacity, horizon, slots)
+
+
+def read_ring(buffer: Ring, index: jax.Array, horizon: int | None = None, slots: int = 1) -> Arrays:
+    """The transitions at the rows `index` [B]; with a horizon, the windows that they begin, as in `sample_chunks`.
+
+    Windows need rows `ends` [capacity] (bool, the last of an episode for whatever reason) and a capacity that is a
+    multiple of `slots`, the number of environments, of which each call of `add` brought one transition each.
+    """
+    if horizon is None:
+        return jax.tree.map(lambda rows: rows[index], buffer.rows)
+    capacity = buffer.rows['ends'].shape[0]
+
+    def one(start):
+        n = jnp.arange(horizon)
+        at = (start + n * slots) % capacity
+        later = (buffer.added - 1 - start) % capacity // slots  # steps of this environment after this one
+        goes_on = ~buffer.rows['ends'][at] & (n < later)
+        steps = 1 + jnp.cumprod(goes_on[:-1]).sum()
+        return {
+            'observations': buffer.rows['observations'][start],
+            **{name: buffer.rows[name][at[jnp.minimum(n, steps - 1)]] for name in ('actions', 'rewards', 'masks')},
+            'valid': (n < steps).astype(jnp.float32),
+            'next_observations': buffer.rows['next_observations'][at[steps - 1]],
+        }
+
+    return jax.vmap(one)(index)
 
 
 def ring_spec(buffer: Ring, mesh: Mesh) -> Ring:

@@ -31,6 +31,7 @@ class Learner(NamedTuple):
     hparams: dict of float scalars, what a population may vary
     memory(batch_size) -> memory                                    queue of actions, ...; () for most
     explore(policy) -> policy                                       the one that collects data online, where it differs
+    td_error(state, batch, key, hparams) -> scalar                  critic loss on any batch, no gradient; may be None
     """
 
     init: Callable[..., PyTree]
@@ -40,6 +41,7 @@ class Learner(NamedTuple):
     hparams: dict[str, float]
     memory: Callable[[int], PyTree] = lambda batch_size: ()
     explore: Callable[[PyTree], PyTree] = lambda policy: policy
+    td_error: Callable[..., jax.Array] | None = None
 
 
 @flax.struct.dataclass

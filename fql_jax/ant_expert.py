@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import shlex
 import sys
 import time
 from typing import Any
@@ -125,39 +124,22 @@ def train(
 
     Raises UserError for what the caller can mend, loop.Preempted after a signal, loop.NonFinite for bad numbers.
     """
-    from core_jax import checkpoint, loop
+    from core_jax import checkpoint, loop, session
     from core_jax.driver import Numerics, updates_due
     from core_jax.env_feed import Environments
     from core_jax.evaluate import Evaluator
-    from core_jax.runs import Run
     from fql_jax.api import Evaluation
 
-    if resume and not workdir:
-        raise UserError('--resume needs --workdir: the run to go on with')
-    if workdir:
-        Run.check(workdir, resume=resume, overwrite=overwrite)
-    saved = Run.saved_config(workdir) if resume else None
-    if saved and saved['paper'] != PAPER:
-        raise UserError(f'{workdir} holds a run of {saved["paper"]}, which another program makes')
+    request = session.Request(workdir, resume, overwrite, command=command)
+    saved = session.saved_run(request, PAPER)
     config = resolve(fields, debug, saved['config'] if saved else None)
     numerics = Numerics.resolve(**(saved['numerics'] if saved else {}))
     driver, learner = build(config, numerics)
     directory = pathlib.Path(workdir or f'runs/ant-seed{config.seed}-{time.strftime("%Y%m%d-%H%M%S")}')
-    words = [
-        word for word in command or ['python', '-m', 'fql_jax.ant_expert'] if word not in ('--overwrite', '--resume')
-    ]
-    if not any(word.startswith('--workdir') for word in words):
-        words.append(f'--workdir={directory}')
     signals = loop.Signals()
     with contextlib.ExitStack() as stack:
-        run = Run.open(
-            directory,
-            config.to_dict(),
-            paper=PAPER,
-            command=shlex.join(command or words),
-            numerics=vars(numerics),
-            resume=resume,
-            overwrite=overwrite,
+        run, resume_command = session.open_run(
+            request, directory, config.to_dict(), paper=PAPER, numerics=numerics, python='fql_jax.ant_expert.train'
         )
         stack.callback(run.close)
         stack.enter_context(signals)
@@ -168,7 +150,7 @@ def train(
         driver.feed = stack.enter_context(feed)
         updates = updates_due(config.steps, driver.ratio, config.warmup)
         run.say(f'run directory: {directory}')
-        run.say(f'training {updates:,} updates of {config.batch_size} on {config.steps:,} steps; compiling ...')
+        session.announce(run, driver, f'{updates:,} updates of {config.batch_size} on {config.steps:,} steps')
         identity = {name: value for name, value in config.to_dict().items() if name not in FREE_ON_RESUME}
         identity = {'config': identity, 'numerics': vars(numerics)}
         progress = loop.train(
@@ -178,7 +160,7 @@ def train(
             loop.Schedule(updates, config.log_interval, config.eval_interval, config.save_interval),
             resume=resume,
             evaluate=Evaluation(learner, evaluator, config, [config.seed], tasks.resolve(tasks.OWN + 'ant')),
-            resume_command=shlex.join([*words, '--resume']),
+            resume_command=resume_command,
             signals=signals,
         )
         checkpoint.export_policy(directory / 'policy.npz', driver.policies()[0], config.to_dict())
@@ -215,24 +197,11 @@ def main() -> int:
     flags, overrides = parser.parse()
     fields = overrides | {name: getattr(flags, name) for name in ('steps', 'seed') if getattr(flags, name) is not None}
 
-    from core_jax import loop  # jax is imported here, after --help and the errors of the flags
-    from core_jax.worker_process import WorkerError
+    from core_jax import session  # jax is imported here, after --help and the errors of the flags
 
-    try:
-        train(
-            fields,
-            debug=flags.debug,
-            workdir=flags.workdir,
-            resume=flags.resume,
-            overwrite=flags.overwrite,
-            command=['python', '-m', 'fql_jax.ant_expert', *sys.argv[1:]],
-        )
-    except loop.Preempted as stopped:
-        return stopped.status
-    except (loop.NonFinite, WorkerError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    return 0
+    words = ['python', '-m', 'fql_jax.ant_expert', *sys.argv[1:]]
+    chosen = {'debug': flags.debug, 'workdir': flags.workdir, 'resume': flags.resume, 'overwrite': flags.overwrite}
+    return session.as_program(lambda: train(fields, **chosen, command=words))
 
 
 if __name__ == '__main__':

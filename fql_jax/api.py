@@ -13,26 +13,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from core_jax import checkpoint, loop, replay, stats
+from core_jax import checkpoint, loop, replay, session, stats
 from core_jax.driver import DeviceDriver, Numerics
 from core_jax.env_feed import Environments
 from core_jax.errors import UserError
 from core_jax.evaluate import Evaluator
 from core_jax.files import read_metrics
-from core_jax.mesh import describe, fetch, initialize_distributed, make_mesh
-from core_jax.networks import parameter_count
+from core_jax.mesh import fetch, initialize_distributed, make_mesh
 from core_jax.runs import Run
-from core_jax.state import Learner, parameters
+from core_jax.session import host_act, summarize
+from core_jax.state import Learner
 from core_jax.worker_process import WorkerError
 from fql_jax import collect, d4rl, data, settings, tasks
 from fql_jax.build import build, identity, layout, upgrade_identity
@@ -82,13 +79,8 @@ def train(
         fields.setdefault('env', tasks.OWN + _name(make_env))
     if isinstance(dataset, str):
         fields['dataset'] = dataset
-    if resume and not workdir:
-        raise UserError('--resume needs --workdir: the run to go on with')
-    if workdir:
-        Run.check(workdir, resume=resume, overwrite=overwrite)
-    saved = Run.saved_config(workdir) if resume else None
-    if saved and saved['paper'] != PAPER:
-        raise UserError(f'{workdir} holds a run of {saved["paper"]}, which another program makes')
+    request = session.Request(workdir, resume, overwrite, tensorboard, wandb, profile, command)
+    saved = session.saved_run(request, PAPER)
     config = (
         settings.for_resume(saved['config'], fields, preset, debug)
         if saved
@@ -100,7 +92,7 @@ def train(
     say = print if first else _silent
     numerics = Numerics.resolve(**(saved['numerics'] if saved else config.numerics.to_dict()))
     seeds, varied = settings.members(config)
-    mesh = make_mesh(config.mesh or _default_mesh(len(seeds)))
+    mesh = make_mesh(config.mesh or session.default_mesh(len(seeds)))
     if make_env is None and task.gym_id:
         make_env = functools.partial(tasks.make_env, task.gym_id, frame_stack=config.frame_stack)
     if make_env is None and config.online_steps:
@@ -124,23 +116,10 @@ def train(
         raise UserError('an online run is one process')
     driver, learner = build(config, rows, mesh=mesh, numerics=numerics, seeds=seeds, hparams=varied)
     directory = pathlib.Path(workdir or _new_directory(config))
-    resume_command = (
-        _resume_words(command, directory) if command else f'fql_jax.train(..., workdir={str(directory)!r}, resume=True)'
-    )
-    command = shlex.join(command) if command else 'fql_jax.train(...)'
 
     with contextlib.ExitStack() as stack:
-        run = Run.open(
-            directory,
-            config.to_dict(),
-            paper=PAPER,
-            command=command,
-            numerics=vars(numerics),
-            resume=resume,
-            overwrite=overwrite,
-            writer=first,
-            tensorboard=tensorboard,
-            wandb=wandb,
+        run, resume_command = session.open_run(
+            request, directory, config.to_dict(), paper=PAPER, numerics=numerics, python='fql_jax.train'
         )
         stack.callback(run.close)
         run.say(f'run directory: {directory}')
@@ -161,7 +140,7 @@ def train(
             feed.get_state()  # an environment that cannot be saved is found now
         evaluate = Evaluation(learner, evaluator, config, seeds, task)
 
-        _announce(run, driver, config)
+        session.announce(run, driver, _work(config))
         driver.bind(replay.place_dataset(layout(rows), mesh))
         progress = loop.train(
             driver,
@@ -265,47 +244,12 @@ class Evaluation:
                 memory=self.learner.memory(self.evaluator.batch_size),
                 should_stop=stop,
             )
-            rows[member] = summarize(episodes)
+            rows[member] = summarize(episodes.returns, episodes.lengths, episodes.successes)
             if self.task.of_d4rl:
                 for end in ('', '_low', '_high'):
                     score = d4rl.normalized_score(self.task.environment, rows[member][f'return{end}'])
                     rows[member][f'normalized_score{end}'] = score
         return rows
-
-
-def host_act(act: Callable, policy: Any) -> Callable:
-    """act(memory, observations, key) on numpy arrays, with the policy on the default device."""
-    policy = jax.device_put(policy)
-
-    def on_host(memory, observations, key):
-        memory, actions = act(policy, memory, jnp.asarray(observations), key)
-        return memory, fetch(actions)
-
-    return on_host
-
-
-def summarize(episodes: Any) -> dict[str, float]:
-    """A row of eval.csv: the success rate with its 95 % Wilson interval (where the environment tells), the return."""
-    n = len(episodes.returns)
-    low, high = _mean_interval(episodes.returns)
-    row = {
-        'return': float(np.mean(episodes.returns)),
-        'return_low': low,
-        'return_high': high,
-        'length': float(np.mean(episodes.lengths)),
-        'episodes': n,
-    }
-    if np.isnan(episodes.successes).any():
-        return row
-    wins = int(np.sum(episodes.successes > 0))
-    low, high = stats.wilson(wins, n)
-    return {'success': wins / n, 'success_low': low, 'success_high': high} | row
-
-
-def _mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean by the normal approximation over episodes."""
-    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def _finish(run, driver, learner, config, progress, policies, make_env) -> Result:
@@ -340,7 +284,7 @@ def _finish(run, driver, learner, config, progress, policies, make_env) -> Resul
         steps=driver.updates,
         wall_seconds=progress.wall_seconds,
         frozen_members=sorted(progress.frozen),
-        members=_members(driver, progress),
+        members=session.members(driver, progress),
     )
     for name in ('success', 'return'):
         if name in metrics:
@@ -353,18 +297,6 @@ def _finish(run, driver, learner, config, progress, policies, make_env) -> Resul
     run.say(f'run: {run.directory} (summary.json, metrics.jsonl, eval.csv, {exported})')
     run.say(f'next: python -m fql_jax.play --run={run.directory}; --env=ogbench-scene, --agent=iql, --seeds=4; --list')
     return Result(run.directory, metrics)
-
-
-def _members(driver: DeviceDriver, progress: loop.Progress) -> list[dict[str, Any]]:
-    """Who is who in a population: seed, hyperparameters, and the update that froze it (or null)."""
-    return [
-        {
-            'seed': int(seed),
-            'hparams': {name: float(values[member]) for name, values in driver.hparams.items()},
-            'frozen_at': progress.frozen.get(member),
-        }
-        for member, seed in enumerate(driver.seeds)
-    ]
 
 
 def _film(run, learner, config, policy, make_env) -> str:
@@ -444,25 +376,13 @@ def load_policy(path: str | pathlib.Path, seed: int = 0) -> LoadedPolicy:
 
 
 def run(fields: dict[str, Any], **keywords: Any) -> int:
-    """`train` as a program: the exit status, with one line for a run that was stopped."""
-    try:
-        train(fields=fields, **keywords)
-    except loop.Preempted as stopped:
-        return stopped.status
-    except (loop.NonFinite, WorkerError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    return 0
+    """`train` as a program: its exit status."""
+    return session.as_program(lambda: train(fields=fields, **keywords))
 
 
 def _name(make_env: Callable[[], Any]) -> str:
     function = make_env.func if isinstance(make_env, functools.partial) else make_env
     return getattr(function, '__qualname__', type(function).__name__)
-
-
-def _default_mesh(members: int) -> dict[str, int]:
-    devices = jax.device_count()
-    return {'population': devices} if members > 1 and members % devices == 0 else {'data': devices}
 
 
 def _new_directory(config) -> pathlib.Path:
@@ -474,22 +394,8 @@ def _action_dim(driver: DeviceDriver) -> int:
     return driver.source.example['actions'].shape[-1]
 
 
-def _announce(run: Run, driver: DeviceDriver, config) -> None:
-    size = driver.bytes_per_device()
-    params = parameter_count(parameters(driver.abstract.state)) // driver.members
-    devices = f'{driver.mesh.devices.size} x {driver.mesh.devices.flat[0].device_kind}'
-    run.say(
-        f'{driver.members} member(s) of {params:,} parameters on {devices}, mesh {describe(driver.mesh)}; each device '
-        f'will hold {size["state"] / 1e6:.1f} MB of state and {size["data"] / 1e6:.1f} MB of data'
-    )
+def _work(config) -> str:
     updates = f'{settings.total_updates(config):,} updates of {config.batch_size}'
     if config.online_steps:
         updates += f', {config.steps:,} of them offline, then {config.online_steps:,} environment steps'
-    run.say(f'training {updates}; compiling the first one ...')
-
-
-def _resume_words(command: list[str], directory: pathlib.Path) -> str:
-    words = [w for w in command if w not in ('--overwrite', '--resume')]
-    if not any(w.startswith('--workdir') for w in words):
-        words.append(f'--workdir={directory}')
-    return shlex.join([*words, '--resume'])
+    return updates

@@ -59,11 +59,16 @@ class Policy:
     noise: jax.Array
 
 
-def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
-    """SAC for observations [B, D] and actions [B, action_dim] in [-1, 1]."""
+def make(config: ml_collections.ConfigDict, action_dim: int, critic: nn.Module | None = None) -> Learner:
+    """SAC for observations [B, D] and actions [B, action_dim] in [-1, 1].
+
+    critic: another ensemble than that of config.hidden_dims: [B, D + A] -> [num_critics, B, 1].
+    """
     activation = {'relu': nn.relu, 'gelu': nn.gelu}[config.activation]
     hidden = tuple(config.hidden_dims)
-    critic_net = ensemble(MLP, config.num_critics)((*hidden, 1), config.critic_layer_norm, activation=activation)
+    critic_net = critic or ensemble(MLP, config.num_critics)(
+        (*hidden, 1), config.critic_layer_norm, activation=activation
+    )
     actor_net = MLP((*hidden, 2 * action_dim), activation=activation, final_scale=1e-2)
     target_agg, actor_agg = AGGREGATES[config.target_agg], AGGREGATES[config.actor_agg]
     target_entropy = {'full': -1.0, 'half': -0.5}[config.target_entropy] * action_dim
@@ -121,6 +126,9 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
         target_critic = polyak(critic.params, state.target_critic, hparams['tau'])
         return State(state.key, state.step + 1, moved_actor, critic, temperature, target_critic), metrics
 
+    def td_error(state: State, batch: dict, key: jax.Array, hparams: dict) -> jax.Array:
+        return critic_loss(state.critic.params, state, batch, key, hparams)[0]
+
     def act(policy: Policy, memory: tuple, observations: jax.Array, key: jax.Array) -> tuple[tuple, jax.Array]:
         return memory, actor(policy.actor, observations).sample(key, policy.noise)
 
@@ -143,7 +151,8 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
     def explore(policy: Policy) -> Policy:
         return policy.replace(noise=jnp.ones(()))
 
-    return Learner(init, update, act, policy, {name: float(config[name]) for name in HPARAMS}, explore=explore)
+    hparams = {name: float(config[name]) for name in HPARAMS}
+    return Learner(init, update, act, policy, hparams, explore=explore, td_error=td_error)
 
 
 def get_config() -> ml_collections.ConfigDict:
