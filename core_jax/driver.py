@@ -130,11 +130,9 @@ class DeviceDriver:
         if members % mesh.shape['population']:
             raise UserError(f'{members} members do not divide over the mesh axis population:{mesh.shape["population"]}')
         self.learner, self.source, self.mesh, self.rules = learner, source, mesh, rules
-        self.members, self.chunk_size, self.traces, self.updates = members, chunk, 0, 0
+        self.members, self.chunk_size, self.traces = members, chunk, 0
         self.numerics = numerics or Numerics()
-        self.seeds = np.asarray(seeds, np.uint32)
-        values = learner.hparams | (hparams or {})
-        self.hparams = {k: np.broadcast_to(np.asarray(v, np.float32), (members,)).copy() for k, v in values.items()}
+        self.assign(seeds, hparams)
 
         # Shapes first, then arrays.
         self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), source.example)
@@ -148,8 +146,6 @@ class DeviceDriver:
         )
         self._chunk = jax.jit(self._run, donate_argnums=0, out_shardings=(self.shardings, None))
         self._flush = jax.jit(self._report, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh)))
-        self.carry: Carry | None = None
-        self._tokens: list[jax.Array] = []
 
     # The program
 
@@ -239,6 +235,20 @@ class DeviceDriver:
         zeros = jax.tree.map(jnp.zeros_like, carry.sums)
         return carry.replace(sums=zeros, count=jnp.zeros_like(carry.count)), report
 
+    def assign(self, seeds: Sequence[int], hparams: dict[str, Any] | None = None) -> None:
+        """Makes this the driver of another run with as many members: the same compiled program, nothing of the last."""
+        if len(seeds) != self.members:
+            raise ValueError(f'{len(seeds)} seeds for {self.members} members')
+        values = self.learner.hparams | (hparams or {})
+        self.seeds = np.asarray(seeds, np.uint32)
+        self.hparams = {
+            name: np.broadcast_to(np.asarray(value, np.float32), (self.members,)).copy()
+            for name, value in values.items()
+        }
+        self.carry: Carry | None = None
+        self.updates = 0
+        self._tokens: list[jax.Array] = []
+
     # Placement
 
     def _carry_shardings(self, member: Carry) -> Carry:
@@ -286,7 +296,7 @@ class DeviceDriver:
         )
 
     def bind(self, constants: PyTree) -> None:
-        """Gives the source its arrays, where the driver was made from their shapes alone."""
+        """Gives the source its arrays, where the driver was made from their shapes alone (or for another run)."""
         self.source = self.source._replace(constants=constants)
 
     def lower(self, updates: int) -> jax.stages.Lowered:

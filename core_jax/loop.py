@@ -290,6 +290,7 @@ def _clocks(driver: DeviceDriver, seconds: float, rate: float) -> dict:
 def _headline(metrics: dict[str, float]) -> dict[str, float]:
     """What fits beside a progress bar."""
     wanted = [name for name in metrics if name.split('/')[-1] in ('loss', 'q_mean', 'distill_loss')]
+    wanted = [name for name in metrics if name.endswith('/return')] + wanted
     return {name: metrics[name] for name in (wanted or list(metrics))[:3]}
 
 

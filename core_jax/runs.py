@@ -86,6 +86,7 @@ class Run:
         writer: bool = True,
         tensorboard: bool = False,
         wandb: bool = False,
+        **extra: Any,
     ) -> Run:
         """Opens `directory` for this process alone.
 
@@ -93,6 +94,7 @@ class Run:
             until `cut`, so that a refused resume changes nothing.
         resume: continues the run found there; where there is none, a new one starts (`run.resumed` says which).
         overwrite: removes what an earlier run wrote there (`CONTENTS`) and starts anew.
+        extra: further fields of config.json that are known before the run begins.
         writer: False on all hosts but one; such a run has the same methods and touches nothing.
 
         Raises UserError where a run exists and neither flag is given, where the directory holds something that is no
@@ -110,7 +112,7 @@ class Run:
             # W&B may refuse to start: before anything is removed.
             resumed = found is not None and resume
             started = [make(directory, paper, config, resumed) for make in chosen]
-            head = _head(config, numerics or {}, paper, command)
+            head = _head(config, numerics or {}, paper, command) | plain(extra)
             if not resumed:
                 _remove_contents(directory)
                 write_json_atomic(directory / 'config.json', head)

@@ -55,11 +55,18 @@ def saved_run(request: Request, paper: str) -> dict | None:
 
 
 def open_run(
-    request: Request, directory: pathlib.Path, config: dict, *, paper: str, numerics: Numerics, python: str
+    request: Request,
+    directory: pathlib.Path,
+    config: dict,
+    *,
+    paper: str,
+    numerics: Numerics,
+    python: str,
+    **extra: Any,
 ) -> tuple[Run, str]:
     """(the run, open for writing by the first process; the command that goes on with it).
 
-    python: how the same was said from Python, for runs without a command line.
+    python: how the same was said from Python, for runs without a command line. extra: more for config.json.
     """
     run = Run.open(
         directory,
@@ -72,6 +79,7 @@ def open_run(
         writer=jax.process_index() == 0,
         tensorboard=request.tensorboard,
         wandb=request.wandb,
+        **extra,
     )
     if request.command is None:
         return run, f'{python}(..., workdir={str(directory)!r}, resume=True)'
@@ -86,10 +94,10 @@ def resume_words(command: list[str], directory: pathlib.Path) -> str:
     return shlex.join([*words, '--resume'])
 
 
-def default_mesh(members: int) -> dict[str, int]:
+def default_mesh(members: int, devices: list | None = None) -> dict[str, int]:
     """All devices along `population` where that divides the members of one, else along `data`."""
-    devices = jax.device_count()
-    return {'population': devices} if members > 1 and members % devices == 0 else {'data': devices}
+    count = jax.device_count() if devices is None else len(devices)
+    return {'population': count} if members > 1 and members % count == 0 else {'data': count}
 
 
 def announce(run: Run, driver: DeviceDriver, work: str) -> None:

@@ -1,0 +1,1 @@
+"""Papers on scaling: value-based RL over updates and data (`utd`)."""
