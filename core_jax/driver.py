@@ -394,8 +394,10 @@ class HostDriver(DeviceDriver):
 
     lead: updates made before the feed is first asked, on data that are there (offline to online).
     warmup: environment steps without an update, with actions that are uniform in [-1, 1].
+    apart: the feed has environments for every member, which acts in its own and learns from them (`feed.next` brings
+        leading axes [members * S]); otherwise all learn from what the first running member does.
 
-    Updates after s environment steps: lead + floor(ratio * (s - warmup)), exactly.
+    Updates after s environment steps (of a member): lead + floor(ratio * (s - warmup)), exactly.
     """
 
     def __init__(
@@ -405,29 +407,45 @@ class HostDriver(DeviceDriver):
         ratio: float | Fraction = 1,
         warmup: int = 0,
         lead: int = 0,
+        apart: bool = False,
         **keywords,
     ):
         super().__init__(*arguments, **keywords)
-        self.feed, self.warmup, self.lead, self.environment_steps, self.calls = feed, warmup, lead, 0, 0
+        self.feed, self.warmup, self.lead, self.apart = feed, warmup, lead, apart
         self.ratio = Fraction(ratio).limit_denominator(1 << 20)
         if self.ratio <= 0:
             raise UserError('the update-to-data ratio must be positive')
         self._receive = jax.jit(self._receive_all, donate_argnums=0, out_shardings=self.shardings.data)
-        self._act = jax.jit(self._act_of_first, out_shardings=replicated(self.mesh))
-        self._memory: PyTree | None = None  # what the policy remembers of the episodes that it is in
+        act = self._act_of_all if apart else self._act_of_first
+        self._act = jax.jit(act, out_shardings=self._per_member if apart else replicated(self.mesh))
         self.should_stop: Callable[[], bool] = lambda: False  # asked after each call of the feed
 
+    def assign(self, seeds: Sequence[int], hparams: dict[str, Any] | None = None) -> None:
+        super().assign(seeds, hparams)
+        self.environment_steps = self.calls = 0
+        self._memory: PyTree | None = None  # what the policy remembers of the episodes that it is in
+
     def _receive_all(self, data: PyTree, bad_step: jax.Array, batch: PyTree) -> PyTree:
-        def member(data, bad_step):
+        def member(data, bad_step, batch):
             received = self.source.receive(data, batch)
             # A frozen member keeps the data that broke it, for `diagnose`.
             return jax.tree.map(lambda new, old: jnp.where(bad_step < 0, new, old), received, data)
 
-        return jax.vmap(member)(data, bad_step)
+        return jax.vmap(member, in_axes=(0, 0, 0 if self.apart else None))(data, bad_step, batch)
 
     def _act_of_first(self, carry, memory, observations, fresh, calls, warming) -> tuple[PyTree, jax.Array]:
         running = jnp.argmax(carry.bad_step < 0)
         state, key = jax.tree.map(lambda x: x[running], (carry.state, carry.key))
+        return self._act_of(state, key, memory, observations, fresh, calls, warming)
+
+    def _act_of_all(self, carry, memory, observations, fresh, calls, warming) -> tuple[PyTree, jax.Array]:
+        def member(own, shared):
+            return self._act_of(*own, *shared)
+
+        own = carry.state, carry.key, memory, observations, fresh
+        return self._over_members(member, own, (calls, warming))
+
+    def _act_of(self, state, key, memory, observations, fresh, calls, warming) -> tuple[PyTree, jax.Array]:
         acting = jax.random.fold_in(jax.random.fold_in(key, 0x0AC7), calls)
         initial = self.learner.memory(observations.shape[0])
         memory = jax.tree.map(lambda m, i: jnp.where(fresh.reshape(-1, *(1,) * (m.ndim - 1)), i, m), memory, initial)
@@ -436,20 +454,34 @@ class HostDriver(DeviceDriver):
         uniform = jax.random.uniform(jax.random.fold_in(acting, 1), actions.shape, actions.dtype, -1.0, 1.0)
         return memory, jnp.where(warming, uniform, actions)
 
+    def _by_member(self, tree: PyTree) -> tuple[PyTree, PyTree]:
+        """(what concerns all slots [members * S, ...], split by member where they are apart; its shardings)."""
+        if not self.apart:
+            return tree, jax.tree.map(lambda _: replicated(self.mesh), tree)
+        split = jax.tree.map(lambda x: x.reshape(self.members, -1, *x.shape[1:]), tree)
+        return split, jax.tree.map(lambda _: self._per_member, split)
+
+    def _initial_memory(self, slots: int) -> PyTree:
+        own = self.learner.memory(slots // self.members if self.apart else slots)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.members, *x.shape)), own) if self.apart else own
+
     def act(self, observations: np.ndarray, fresh: np.ndarray) -> np.ndarray:
-        """Actions [S, A] of the first running member's current policy for observations [S, ...].
+        """Actions [S, A] of the first running member's current policy (apart: of each one's) for observations [S, ...].
 
         fresh [S]: rows whose episode has just begun; of the others the policy remembers what it did.
         """
         self.calls += 1
+        (shown, begun), where = self._by_member((observations, fresh))
         if self._memory is None:
-            self._memory = jax.jit(
-                lambda: self.learner.memory(len(observations)), out_shardings=replicated(self.mesh)
-            )()
-        asked = (observations, fresh, np.int32(self.calls), np.bool_(self.environment_steps < self.warmup))
-        asked = place(asked, (replicated(self.mesh),) * 4)
-        self._memory, actions = self._act(self.carry, self._memory, *asked)
-        return fetch(actions)
+            sharding = self._per_member if self.apart else replicated(self.mesh)
+            self._memory = jax.jit(lambda: self._initial_memory(len(observations)), out_shardings=sharding)()
+        shown, begun = place((shown, begun), where)
+        shared = np.int32(self.calls), np.bool_(self.environment_steps < self.warmup)
+        self._memory, actions = self._act(
+            self.carry, self._memory, shown, begun, *place(shared, (replicated(self.mesh),) * 2)
+        )
+        actions = fetch(actions)
+        return actions.reshape(-1, *actions.shape[2:]) if self.apart else actions
 
     def advance(self, updates: int) -> None:
         end = self.updates + updates
@@ -459,8 +491,8 @@ class HostDriver(DeviceDriver):
                 super().advance(min(due, end) - self.updates)
                 continue
             batch, steps = self.feed.next(self.act)
-            self.environment_steps += steps
-            batch = place(batch, jax.tree.map(lambda s: replicated(self.mesh), batch))
+            self.environment_steps += steps // self.members if self.apart else steps
+            batch = place(*self._by_member(batch))
             with jax.transfer_guard('disallow'):
                 data = self._receive(self.carry.data, self.carry.bad_step, batch)
             self.carry = self.carry.replace(data=data)
@@ -479,7 +511,8 @@ class HostDriver(DeviceDriver):
         leaves = [decode_array(leaf) for leaf in saved['memory']]
         self._memory = None
         if leaves:
-            structure = jax.tree.structure(jax.eval_shape(lambda: self.learner.memory(len(leaves[0]))))
+            structure = jax.tree.structure(jax.eval_shape(lambda: self.learner.memory(1)))
             memory = jax.tree.unflatten(structure, leaves)
-            self._memory = place(memory, jax.tree.map(lambda _: replicated(self.mesh), memory))
+            sharding = self._per_member if self.apart else replicated(self.mesh)
+            self._memory = place(memory, jax.tree.map(lambda _: sharding, memory))
         self.feed.set_state(saved['feed'])

@@ -1,4 +1,8 @@
-"""Environments that feed an online run: a transition of every slot at each call, and a state that resumes exactly."""
+"""Environments that feed an online run, and whose state resumes exactly.
+
+    Environments   a row of every slot at each call; an episode's last observation is a row of its own
+    Transitions    a whole transition of every slot at each call, the true next observation included
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from core_jax import env_state
-from core_jax.env_worker import STEP, Spaces
+from core_jax.env_worker import IDLE, STEP, Spaces
 from core_jax.errors import UserError
 from core_jax.evaluate import episode_seed
 from core_jax.slots import Slots
@@ -171,3 +175,68 @@ class Environments:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class Transitions(Environments):
+    """Whole transitions of M members with S environments each, for populations: all clocks stay the same.
+
+    An episode that has ended is reset within the call, so that a call is exactly one step of every environment. Slots
+    are numbered member by member; all else as for `Environments`.
+    """
+
+    def __init__(
+        self, make_env: Callable[[], Any], *, members: int, slots: int, seed: int, workers: int | None = None
+    ):
+        super().__init__(make_env, slots=members * slots, seed=seed, workers=workers)
+        self.members = members
+
+    def next(self, act: Act) -> tuple[dict[str, np.ndarray], int]:
+        """Steps every slot once. Returns a transition of each, and the steps taken.
+
+        observations, next_observations [M * S, ...] (float32 or uint8), actions [M * S, A] float32 (clipped to the
+        space), rewards [M * S] float32, masks [M * S] float32 (0 where the episode terminated, 1 also at a time limit),
+        ends [M * S] bool (the last transition of its episode).
+        """
+        self._begin()
+        state, everyone = self._state, np.ones(self.slots, bool)
+        actions = self._actions(act, everyone)
+        orders, outcomes = self._slots.orders, self._slots.outcomes
+        orders['action'], orders['seed'] = actions, STEP
+        self._carry_out(resets=~everyone)
+        ends, rewards = outcomes['done'].copy(), outcomes['reward'].astype(np.float32)
+        reached = outcomes['observation'].copy()
+        rows = {
+            'observations': state['observations'],
+            'actions': actions,
+            'rewards': rewards,
+            'masks': (~(ends & outcomes['terminated'])).astype(np.float32),
+            'ends': ends,
+            'next_observations': reached,
+        }
+        self._note_ends(ends, outcomes)
+        if ends.any():
+            orders['seed'][~ends] = IDLE
+            self._carry_out(resets=ends)
+        observations = np.where(ends.reshape(-1, *(1,) * (reached.ndim - 1)), outcomes['observation'], reached)
+        state['observations'], state['fresh'] = observations, ends
+        return rows, self.slots
+
+    def _note_ends(self, ends: np.ndarray, outcomes: np.ndarray) -> None:
+        state = self._state
+        state['returns'] += outcomes['reward']
+        state['lengths'] += 1
+        for slot in np.flatnonzero(ends):
+            episode = state['returns'][slot], state['lengths'][slot], outcomes['success'][slot]
+            state['finished'].append((int(slot) // (self.slots // self.members), *map(float, episode)))
+        state['returns'][ends] = state['lengths'][ends] = 0
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """By member [M]: means over its episodes that ended since the last call, NaN where none did."""
+        finished, self._state['finished'] = self._state['finished'], []
+        told = {}
+        for column, name in enumerate(('online/return', 'online/length', 'online/success'), 1):
+            values = [[e[column] for e in finished if e[0] == member] for member in range(self.members)]
+            told[name] = np.array([np.mean(v) if v else np.nan for v in values])
+        if np.isnan(told['online/success']).all():
+            del told['online/success']
+        return told

@@ -22,6 +22,7 @@ import pathlib
 import random
 import re
 import sys
+import threading
 import types
 import zlib
 from typing import Any
@@ -36,7 +37,7 @@ _BIT_GENERATORS = ('MT19937', 'PCG64', 'PCG64DXSM', 'Philox', 'SFC64')
 
 # What is left to the construction: by type, and by the module of the type.
 _CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, np.ufunc)
-_OTHER = (np.dtype, re.Pattern, logging.Logger)
+_OTHER = (np.dtype, re.Pattern, logging.Logger, type(threading.Lock()), type(threading.RLock()))
 _LIBRARIES = (
     *('mujoco', 'dm_control.mjcf', 'gymnasium.envs.registration', 'gymnasium.envs.mujoco.mujoco_rendering'),
     *('pygame', 'OpenGL', 'glfw', 'xml'),

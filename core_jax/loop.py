@@ -164,7 +164,9 @@ def train(
         clocks = _clocks(driver, seconds, rate)
         for member in sorted(alive):
             row = {name: float(values[member]) for name, values in report.metrics.items()}
-            run.write('train', driver.updates, _tagged(driver, member, row | clocks))
+            # A feed with environments of each member's own tells of each.
+            row |= {name: float(value[member]) if np.ndim(value) else value for name, value in clocks.items()}
+            run.write('train', driver.updates, _tagged(driver, member, row))
         if not alive:
             raise NonFinite(_explain(driver, progress))
         shown = {name: float(np.mean(values[sorted(alive)])) for name, values in report.metrics.items()}

@@ -87,7 +87,7 @@ def pendulum(damping: float = 0.1) -> Environment:
 
     State [2]: angle (rad, 0 upright), angular velocity (rad/s, up to 16). damping in Nms. Episodes start hanging, up
     to 0.2 rad and 0.2 rad/s off. Observation: cos, sin, velocity / 8. Reward: height, from 0 hanging to 1 upright,
-    times (1 + near(velocity, 5)) / 2, so that standing is worth more than spinning.
+    times near(velocity, 5), since spinning would else be an optimum of its own.
     """
     torque, limit = 5.0, np.float32([np.inf, 16.0])
 
@@ -103,7 +103,7 @@ def pendulum(damping: float = 0.1) -> Environment:
         for _ in range(SUBSTEPS):
             state = integrate(lambda x: derivative(x, action), state, CONTROL_STEP / SUBSTEPS)
             state = jnp.clip(state, -limit, limit)
-        return state, _outcome((1 + jnp.cos(state[0])) / 2 * (1 + near(state[1], 5.0)) / 2)
+        return state, _outcome((1 + jnp.cos(state[0])) / 2 * near(state[1], 5.0))
 
     def observe(state):
         angle, velocity = state

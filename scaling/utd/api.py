@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from core_jax import checkpoint, loop, session
-from core_jax.driver import DeviceDriver, Numerics
+from core_jax.driver import DeviceDriver, HostDriver, Numerics
+from core_jax.env_feed import Transitions
+from core_jax.evaluate import Evaluator
 from core_jax.files import read_metrics
 from core_jax.mesh import fetch, initialize_distributed, make_mesh, place, replicated
 from core_jax.networks import parameter_count
 from core_jax.state import Learner
-from scaling.utd import analytic, rollout, settings
+from scaling.utd import analytic, environments, rollout, settings
 
 PAPER = 'utd'
 
@@ -36,20 +38,23 @@ class Result(NamedTuple):
 
 
 def build(config, *, mesh: jax.sharding.Mesh, numerics: Numerics, seeds: list[int], hparams: dict) -> DeviceDriver:
-    """The learner in its environment, as a driver; `driver.bind` still has to place the ratio on the mesh."""
-    environment = analytic.make(config.env)
-    learner = settings.agent_module(config.agent).make(config, environment.action_dim)
-    source = rollout.source(
-        environment,
-        learner,
-        slots=config.envs,
-        capacity=min(config.capacity, config.steps),
-        batch_size=config.batch_size,
-        ratio=settings.ratio(config),
-        warmup=config.warmup,
-        horizon=config.get('horizon'),
-    )
-    return DeviceDriver(learner, source, mesh=mesh, numerics=numerics, seeds=seeds, hparams=hparams)
+    """The learner in its environment, as a driver. `driver.bind` still has to place the ratio on the mesh, and an
+    environment on the host still needs `driver.feed`.
+    """
+    task = environments.resolve(config.env)
+    learner = settings.agent_module(config.agent).make(config, task.action_dim)
+    data = {
+        'slots': config.envs,
+        'capacity': min(config.capacity, config.steps),
+        'batch_size': config.batch_size,
+        'horizon': config.get('horizon'),
+    }
+    run = {'mesh': mesh, 'numerics': numerics, 'seeds': seeds, 'hparams': hparams}
+    clock = {'ratio': settings.ratio(config), 'warmup': config.warmup}
+    if task.on_device:
+        return DeviceDriver(learner, rollout.source(task.on_device, learner, **data, **clock), **run)
+    source = rollout.host_source(task.observation_dim, task.action_dim, learner, **data)
+    return HostDriver(learner, source, feed=None, apart=True, **clock, **run)
 
 
 def model_size(driver: DeviceDriver) -> int:
@@ -94,7 +99,7 @@ def train(
     seeds, hparams = settings.members(config)
     mesh = make_mesh(config.mesh or session.default_mesh(len(seeds), devices), devices)
     driver = builder(config, mesh=mesh, numerics=numerics, seeds=seeds, hparams=hparams)
-    driver.bind(place(driver.source.constants, {name: replicated(mesh) for name in driver.source.constants}))
+    driver.bind(place(driver.source.constants, jax.tree.map(lambda _: replicated(mesh), driver.source.constants)))
     size = model_size(driver)
     directory = pathlib.Path(workdir or _new_directory(config))
 
@@ -113,13 +118,20 @@ def train(
         run.say(f'{config.agent} on {config.env}, seed {config.seed}, utd {config.utd:g}; run directory: {directory}')
         work = f'{settings.total_updates(config):,} updates of {config.batch_size} on {config.steps:,} steps'
         session.announce(run, driver, work)
+        task = environments.resolve(config.env)
+        if not task.on_device:
+            workers = config.workers or None
+            driver.feed = stack.enter_context(
+                Transitions(task.make_env, members=len(seeds), slots=config.envs, seed=config.seed, workers=workers)
+            )
+            driver.feed.get_state()  # an environment that cannot be saved is found now
         progress = loop.train(
             driver,
             run,
             checkpoint.Checkpoints(directory / 'checkpoints', metadata=identity(config, numerics)),
             _schedule(config),
             resume=resume,
-            evaluate=Evaluation(driver.learner, config, seeds),
+            evaluate=stack.enter_context(Evaluation(driver.learner, task, config, seeds)),
             resume_command=resume_command,
             signals=signals,
             profile=directory / 'profile' if profile else None,
@@ -141,12 +153,15 @@ def _schedule(config) -> loop.Schedule:
 
 
 class Evaluation:
-    """Whole episodes with each member's policy as it is evaluated, on the device, for `loop.train` to call."""
+    """Whole episodes with each member's policy as it is evaluated, for `loop.train` to call; a context manager."""
 
-    def __init__(self, learner: Learner, config, seeds: list[int]):
-        self.seeds = seeds
-        environment = analytic.make(config.env)
-        self._run = jax.jit(functools.partial(evaluate, environment, learner, episodes=config.eval_episodes))
+    def __init__(self, learner: Learner, task: environments.Task, config, seeds: list[int]):
+        self.learner, self.seeds, self.episodes, self.evaluator = learner, seeds, config.eval_episodes, None
+        self._act = jax.jit(learner.act)
+        if task.on_device:
+            self._run = jax.jit(functools.partial(evaluate, task.on_device, learner, episodes=self.episodes))
+        else:
+            self.evaluator = Evaluator(task.make_env, workers=config.workers or None, envs=min(8, self.episodes))
 
     def __call__(self, step: int, policies: dict[int, Any], stop: Callable[[], bool]) -> dict[int, dict[str, float]]:
         rows = {}
@@ -154,8 +169,26 @@ class Evaluation:
             if stop():
                 raise loop.Interrupted
             key = jax.random.fold_in(jax.random.key(self.seeds[member]), step)
-            rows[member] = session.summarize(*fetch(self._run(policy, key)))
+            if self.evaluator is None:
+                rows[member] = session.summarize(*fetch(self._run(policy, key)))
+                continue
+            episodes = self.evaluator.run(
+                session.host_act(self._act, policy),
+                episodes=self.episodes,
+                seed=self.seeds[member] * 1_000_003 + step + 1,  # others than those of training
+                key=key,
+                memory=self.learner.memory(self.evaluator.batch_size),
+                should_stop=stop,
+            )
+            rows[member] = session.summarize(episodes.returns, episodes.lengths)
         return rows
+
+    def __enter__(self) -> Evaluation:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.evaluator is not None:
+            self.evaluator.close()
 
 
 def evaluate(
@@ -191,8 +224,7 @@ def _finish(run, driver: DeviceDriver, config, progress: loop.Progress, size: in
     if driver.members > 1 and latest:
         returns = np.array([row['return'] for row in latest.values()])
         metrics['return'] = _metric(returns.mean(), *session.mean_interval(returns), len(returns))
-    environment = analytic.make(config.env)
-    document = config.to_dict() | {'action_dim': environment.action_dim}
+    document = config.to_dict() | {'action_dim': environments.resolve(config.env).action_dim}
     for member, policy in enumerate(driver.policies()):
         name = 'policy.npz' if driver.members == 1 else f'policy_{member}.npz'
         checkpoint.export_policy(run.directory / name, policy, document)

@@ -150,7 +150,7 @@ def harvest(root: pathlib.Path, pack: Pack, directory: pathlib.Path) -> list[str
             'model_size': size,
             'failed_at': frozen.get(number),
             'env_step': [int(row['environment_steps']) for row in own],
-            'return': [row['episode/return'] for row in own],
+            'return': [row['online/return'] for row in own],
             **{name: [row[name] for row in own] for name in MEASURES},
         }
         write_json_atomic(path(root, cell), result)

@@ -5,7 +5,7 @@
     python -m scaling.utd.fit --runs=curves.csv.gz --predict=sigma=3,model_size=4439720,env=h1-crawl
 
 A CSV has the columns env, algo, sigma, batch_size, learning_rate, model_size, seed, env_step, return. Where sigma alone
-varies, D_J(sigma) = D_min + (a / sigma)^alpha is fitted; where the model size does too, the joint law; where several
+varies, D_J(sigma) = D_min + (beta / sigma)^alpha is fitted; where the model size does too, the joint law; where several
 batch sizes or learning rates were run, the best of them over sigma. Everything goes to OUT/fits.json as well.
 """
 
@@ -107,7 +107,10 @@ def read_prediction(text: str) -> dict[str, Any]:
 
 
 def analyse(runs: Any, ladders: dict[str, Any], delta: float | None) -> tuple[dict[str, Any], dict]:
-    """(what fits.json holds, {(env, algo): Task}) of Runs. ladders: {env or '' (all others): thresholds}. Raises UserError."""
+    """(what fits.json holds, {(env, algo): Task}) of Runs. Raises UserError.
+
+    ladders: {env: thresholds}; those under '' are for all other environments.
+    """
     from scaling.utd import analysis, budget, choices
 
     groups = analysis.tasks_of(runs.curves)
@@ -179,9 +182,12 @@ def _task(task: Any, key: tuple[str, str], batch_size: dict | None, delta: float
     }
     if task.law is None:
         return found
-    quantities = {'alpha': lambda law: law.alpha, 'd_min': lambda law: law.d_min, 'a': lambda law: law.a}
+    # The letters of the papers: beta is a scale in the law of sigma alone, an exponent in the joint one.
+    quantities = {'alpha': lambda law: law.alpha, 'd_min': lambda law: law.d_min}
     if task.joint:
-        quantities |= {'beta': lambda law: law.beta, 'b': lambda law: law.b}
+        quantities |= {'beta': lambda law: law.beta, 'a': lambda law: law.a, 'b': lambda law: law.b}
+    else:
+        quantities |= {'beta': lambda law: law.a}
     found['law'] = {name: task.spread(quantity) for name, quantity in quantities.items()}
     found['per_threshold'] = analysis.per_threshold(task)
     left_out = task.left_out

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 FORM = {
-    'sigma': 'D_J(sigma) = D_min + (a/sigma)^alpha',
+    'sigma': 'D_J(sigma) = D_min + (beta/sigma)^alpha',
     'joint': 'D_J(sigma, N) = D_min + (a/sigma)^alpha + (b/N)^beta',
 }
+EXPONENTS = {'sigma': ['alpha'], 'joint': ['alpha', 'beta']}
+SCALES = {'sigma': ['d_min', 'beta'], 'joint': ['d_min', 'a', 'b']}
 SYMBOL = {'compute': 'C*', 'data': 'D*', 'sigma': 'sigma*', 'model_size': 'N*'}
 
 
@@ -50,11 +52,11 @@ def _task(name: str, found: dict[str, Any]) -> list[str]:
     lines += [f'  note: {note}' for note in found['notes']]
     law = found['law']
     if law:
-        exponents = ', '.join(f'{e} {_estimate(law[e], ".3g")}' for e in ('alpha', 'beta') if e in law)
+        exponents = ', '.join(f'{e} {_estimate(law[e], ".3g")}' for e in EXPONENTS[found['kind']])
         bare = '' if found['identifiable'] else 'not a law; the bare fit: '
         lines.append(f'  {bare}{FORM[found["kind"]]}: {exponents}')
         for index in sorted({0, len(ladder) // 2, len(ladder) - 1}):
-            shown = [f'{e} {_estimate(law[e][index], ".3g")}' for e in ('d_min', 'a', 'b') if e in law]
+            shown = [f'{e} {_estimate(law[e][index], ".3g")}' for e in SCALES[found['kind']]]
             lines.append(f'    J {ladder[index]:8.4g}  {"  ".join(shown)}')
         lines.append(f'  relative error of D: {_errors(found["relative_error"])}')
     lines.append(f'  {found["verdict"]}')

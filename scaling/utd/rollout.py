@@ -11,7 +11,7 @@ reset only after that, and only an end by itself stops the bootstrap (mask 0).
 What a log row says beside the learner's metrics:
 
     environment_steps       of the training environments, all S together; frames are the same (no action is repeated)
-    episode/return, length  means over the episodes that ended since the last row, actions as collected
+    online/return, length   means over the episodes that ended since the last row, actions as collected
     td_error/replayed       the critic's loss on a uniform batch of the replay
     td_error/fresh          on the newest transitions
     td_error/overfitting    fresh - replayed (the paper's measure)
@@ -191,22 +191,15 @@ def source(
         return data, uniform(data.training.ring, key, slots)
 
     def report(constants: Any, data: Rollout, state: Any, key: jax.Array, hparams: dict) -> tuple[Rollout, dict]:
-        replayed_key, held_out_key, loss_key = jax.random.split(key, 3)
-        batches = {
-            'replayed': uniform(data.training.ring, replayed_key, slots),
-            'fresh': _without_ends(replay.newest_ring(data.training.ring, batch_size, horizon, slots)),
-            'held_out': uniform(data.held_out.ring, held_out_key, 1),
-        }
-        errors = {name: learner.td_error(state, batch, loss_key, hparams) for name, batch in batches.items()}
+        held_out_key, loss_key = jax.random.split(key)
+        held_out = uniform(data.held_out.ring, held_out_key, 1)
         ended = jnp.where(data.ended > 0, data.ended, jnp.nan)
         told = {
             'environment_steps': data.steps,
-            'episode/return': data.ended_returns / ended,
-            'episode/length': data.ended_lengths / ended,
-            **{f'td_error/{name}': value for name, value in errors.items()},
-            'td_error/overfitting': errors['fresh'] - errors['replayed'],
-            'norm/critic': global_norm(state.critic.params),
-            'norm/actor': global_norm(state.actor.params),
+            'online/return': data.ended_returns / ended,
+            'online/length': data.ended_lengths / ended,
+            **measure(learner, state, data.training.ring, key, hparams, batch_size, horizon, slots),
+            'td_error/held_out': learner.td_error(state, held_out, loss_key, hparams),
         }
         zeros = (jnp.zeros(()) for _ in range(3))
         ended, returns, lengths = zeros
@@ -215,6 +208,67 @@ def source(
     shapes = jax.eval_shape(init, jax.random.key(0))
     example = jax.eval_shape(lambda data, key: sample((), data, None, key)[1], shapes, jax.random.key(0))
     return Source(clock(ratio), example, sample, init, advance=advance, report=report)
+
+
+def measure(
+    learner: Learner,
+    state: Any,
+    ring: replay.Ring,
+    key: jax.Array,
+    hparams: dict,
+    batch_size: int,
+    horizon: int | None,
+    slots: int,
+) -> dict[str, jax.Array]:
+    """The paper's measures of overfitting and plasticity, as far as they can be read off replay and parameters."""
+    sample_key, loss_key = jax.random.split(key)
+    replayed = _without_ends(replay.sample_ring(ring, sample_key, batch_size, horizon, slots))
+    fresh = _without_ends(replay.newest_ring(ring, batch_size, horizon, slots))
+    errors = [learner.td_error(state, batch, loss_key, hparams) for batch in (replayed, fresh)]
+    return {
+        'td_error/replayed': errors[0],
+        'td_error/fresh': errors[1],
+        'td_error/overfitting': errors[1] - errors[0],
+        'norm/critic': global_norm(state.critic.params),
+        'norm/actor': global_norm(state.actor.params),
+    }
+
+
+def host_source(
+    observation_dim: int,
+    action_dim: int,
+    learner: Learner,
+    *,
+    slots: int,
+    capacity: int,
+    batch_size: int,
+    horizon: int | None = None,
+) -> Source:
+    """Uniform batches of what a feed of whole transitions (`core_jax.env_feed.Transitions`) brings.
+
+    Reports all but the held-out error: environments on the host are too slow to have some for that alone.
+    """
+    one = {
+        'observations': jnp.zeros(observation_dim),
+        'actions': jnp.zeros(action_dim),
+        'rewards': jnp.zeros(()),
+        'masks': jnp.zeros(()),
+        'ends': jnp.zeros((), bool),
+        'next_observations': jnp.zeros(observation_dim),
+    }
+
+    def init(key: jax.Array) -> replay.Ring:
+        return replay.ring(one, -(-capacity // slots) * slots)
+
+    def sample(constants: Any, ring: replay.Ring, state: Any, key: jax.Array) -> tuple[replay.Ring, dict]:
+        return ring, _without_ends(replay.sample_ring(ring, key, batch_size, horizon, slots))
+
+    def report(constants: Any, ring: replay.Ring, state: Any, key: jax.Array, hparams: dict):
+        return ring, measure(learner, state, ring, key, hparams, batch_size, horizon, slots)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    example = jax.eval_shape(lambda data, key: sample((), data, None, key)[1], shapes, jax.random.key(0))
+    return Source((), example, sample, init, replay.add, report=report)
 
 
 def _without_ends(batch: dict) -> dict:

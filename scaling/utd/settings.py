@@ -10,6 +10,7 @@ import ml_collections
 
 from core_jax import cli
 from core_jax.errors import UserError, unknown
+from scaling.utd import environments
 
 AGENTS = ('sac', 'bro', 'pql')
 
@@ -37,6 +38,7 @@ SMALL_AGENTS = {
         'save_interval': 16_000,
         'utd': 0.125,
         'batch_size': 256,
+        'reward_scale': 0.1,
     },
 }
 
@@ -151,6 +153,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name in ('log_interval', 'eval_interval', 'save_interval'):
         updates_in(config, config[name], name)
     members(config)
+    environments.check(config.env)
 
 
 def ratio(config: ml_collections.ConfigDict) -> Fraction:
