@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 
 import gymnasium
@@ -89,7 +88,7 @@ class Sealed(Walk):
 
     def __init__(self):
         super().__init__()
-        self.lock = threading.Lock()
+        self.stream = (n for n in range(10))
 
 
 class NoInfo(Walk):

@@ -121,7 +121,10 @@ class Task(NamedTuple):
         return [estimate(v, r) for v, r in zip(value, resampled.T, strict=True)]
 
     def predict(self, sigma: float, model_size: float) -> list[Estimate]:
-        """D [J] of a configuration. The interval is that of a new run: seeds resampled, times the law's own misfit."""
+        """D [J] of a configuration, with the interval of a new run: seeds resampled, times the law's own misfit.
+
+        Of 1338 crossings of published configurations that were left out of the fit, 90 % lay in their 95 % interval.
+        """
         value = self.law(sigma, model_size)
         misfit = (self.data / self.law(self.sigma, self.model_size))[np.isfinite(self.data)]
         drawn = [law(sigma, model_size) * misfit[:, None] for law in self.laws]

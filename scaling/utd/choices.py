@@ -43,15 +43,18 @@ def hyperparameters(
     """{'batch_size': law, 'learning_rate': law} over sigma, as far as the curves {task: curves} hold grids of them.
 
     A law: slope (an Estimate, shared by all tasks), at_one ({task: value at sigma 1}), separate_slopes, points (what
-    was best where, with intervals), proposals ({task: {sigma: rounded value}} for the sigmas that were run), verdict.
-    Judged by the highest threshold. Pairs of task and model size count as tasks where a task has several sizes.
+    was best where, with intervals), proposals ({task: {sigma: rounded value}} for the sigmas that were run), verdict;
+    that of batch sizes also over_size ({task: B(sigma, N)}). Judged by the highest threshold. Pairs of task and model
+    size count as tasks where a task has several sizes.
     """
     cells: dict[tuple[str, float], dict[tuple[float, float], np.ndarray]] = {}
+    labels: dict[str, tuple[str, float]] = {}
     sizes = {name: {own.key.model_size for own in group} for name, group in curves.items()}
     children = iter(np.random.SeedSequence(seed).spawn(sum(len(group) for group in curves.values())))
     for name, group in curves.items():
         for own in group:
             label = name if len(sizes[name]) == 1 else f'{name}, N={own.key.model_size:.0f}'
+            labels[label] = name, own.key.model_size
             crossed = bootstrap_crossings(own.env_step, own.returns, thresholds[name][-1:], resamples, next(children))
             pair = own.key.batch_size, own.key.learning_rate
             cells.setdefault((label, own.key.sigma), {})[pair] = crossed[:, 0]
@@ -60,11 +63,13 @@ def hyperparameters(
         found = {}
         for place, own in cells.items():
             best = best_values({(pair[which], pair[1 - which]): v for pair, v in own.items()}, arithmetic=arithmetic)
-            if best is not None and len(best[1]) == resamples:
+            if best is not None:
                 found[place] = best
         law = _over_sigma(found, ROUND[field])
         if law:
             laws[field] = law
+            if field == 'batch_size':
+                law['over_size'] = _over_size(found, labels)
     return laws
 
 
@@ -100,15 +105,21 @@ def _over_sigma(found: dict[tuple[str, float], tuple[float, np.ndarray]], roundi
     }
 
 
-def batch_size_over_size(points: Sequence[dict], sizes: Mapping[str, float]) -> dict[str, float] | None:
-    """B(sigma, N) from the points of `hyperparameters`, sizes: {task: N}; None with fewer than 3 sigmas or sizes."""
-    sigma = np.array([point['sigma'] for point in points])
-    size = np.array([sizes[point['task']] for point in points])
-    best = np.array([point['best'].value for point in points])
-    if min(len(np.unique(sigma)), len(np.unique(size))) < 3:
-        return None
-    law = fit_batch_size_law(sigma, size, best)
-    return law._asdict() | {'relative_error': float(np.mean(np.abs(law(sigma, size) / best - 1)))}
+def _over_size(
+    found: dict[tuple[str, float], tuple[float, np.ndarray]], labels: dict[str, tuple[str, float]]
+) -> dict[str, dict[str, float]]:
+    """{task: B(sigma, N) and its relative error on the points}, of tasks with at least 3 sigmas and 3 model sizes."""
+    laws = {}
+    for task in dict.fromkeys(name for name, _ in labels.values()):
+        points = [
+            (sigma, labels[label][1], best) for (label, sigma), (best, _) in found.items() if labels[label][0] == task
+        ]
+        sigma, size, best = np.array(points).reshape(-1, 3).T
+        if min(len(np.unique(sigma)), len(np.unique(size))) < 3:
+            continue
+        law = fit_batch_size_law(sigma, size, best)
+        laws[task] = law._asdict() | {'relative_error': float(np.mean(np.abs(law(sigma, size) / best - 1)))}
+    return laws
 
 
 def step_cost(task: Task, env: str, delta: float | None) -> tuple[float, str]:

@@ -108,7 +108,7 @@ def best_values(
     cells: {(value of it, value of the other one): crossings [K] of the highest threshold}. For each resample and each
     value of the other one the fastest is taken; the estimate is the mean over both, of logarithms (arXiv 2508.14881,
     appendix C), or with `arithmetic` of the values (arXiv 2502.04327, qscaled). Where only one value was run beside a
-    value of the other one, or none ever crosses, there is no choice to count.
+    value of the other one, or none ever crosses, there is no choice to count (NaN in a resample).
     """
     choices = []
     for other in sorted({pair[1] for pair in cells}):
@@ -120,9 +120,10 @@ def best_values(
         chosen = np.asarray(values)[np.argmin(times, axis=0)]
         choices.append(np.where(np.isinf(times).all(axis=0), np.nan, chosen))
     chosen = np.array(choices)  # [other, K]
-    chosen = chosen[:, np.isfinite(chosen).any(axis=0)] if len(choices) else chosen
-    if not chosen.size:
+    counted = np.isfinite(chosen).any(axis=0) if choices else np.zeros(0, bool)
+    if not counted.any():
         return None
-    if arithmetic:
-        return float(np.nanmean(chosen)), np.nanmean(chosen, axis=0)
-    return float(np.exp(np.nanmean(np.log(chosen)))), np.exp(np.nanmean(np.log(chosen), axis=0))
+    to, back = (np.asarray, np.asarray) if arithmetic else (np.log, np.exp)
+    resampled = np.full(len(counted), np.nan)
+    resampled[counted] = back(np.nanmean(to(chosen[:, counted]), axis=0))
+    return float(back(np.nanmean(to(chosen[:, counted])))), resampled

@@ -53,7 +53,12 @@ def main() -> int:
         print(f'no --runs: curves made in memory, not trained, of the known law {example.LAW}\n')
         runs = example.make_runs()
     document, tasks = analyse(runs, ladders, flags.delta)
-    document = {'paper': 'utd', 'command': ' '.join(sys.argv), 'runs': flags.runs or 'example', **document}
+    document = {
+        'paper': 'utd',
+        'command': ' '.join([parser.prog, *sys.argv[1:]]),
+        'runs': flags.runs or 'example',
+        **document,
+    }
     print(describe(document))
     single = [name for name, found in document['tasks'].items() if found['one_seed']]
     document['predictions'], refusals = predictions(wanted, tasks)
@@ -241,7 +246,9 @@ def _predict(task: Any, fields: dict[str, Any]) -> list[dict[str, Any]]:
     if not task.joint and size != task.model_size[0]:
         raise UserError(f'{task.name} was run at the model size {task.model_size[0]:.0f} alone')
     predicted = task.predict(fields['sigma'], size)
-    about = {'task': task.name, 'sigma': fields['sigma'], 'model_size': size}
+    pairs = ((fields['sigma'], task.sigma), (size, task.model_size))
+    outside = any(not measured.min() <= value <= measured.max() for value, measured in pairs)
+    about = {'task': task.name, 'sigma': fields['sigma'], 'model_size': size, 'extrapolates': outside}
     return [
         about | {'threshold': threshold, 'data': data}
         for threshold, data in at_thresholds(predicted, task.thresholds, fields.get('threshold'), task.name)

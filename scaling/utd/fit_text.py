@@ -34,7 +34,8 @@ def describe_predictions(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         place = row['task'], row['sigma'], row['model_size']
         if place != before:
-            lines.append(f'{place[0]} at sigma {place[1]:g}, N {place[2]:.0f}: predicted environment steps')
+            outside = ' (outside what was run)' if row['extrapolates'] else ''
+            lines.append(f'{place[0]} at sigma {place[1]:g}, N {place[2]:.0f}{outside}: predicted environment steps')
         before = place
         lines.append(f'  J {row["threshold"]:8.4g}  D {_estimate(row["data"], ",.0f")}')
     return '\n'.join(lines) + ('\n\n' if lines else '')
@@ -83,9 +84,15 @@ def _size(errors: list[float | None]) -> str:
 
 def _hyperparameter(field: str, law: dict[str, Any]) -> list[str]:
     at_one = ', '.join(f'{task} {value:.4g}' for task, value in law['at_one'].items())
+    over_size = [
+        f'  {task}: B(sigma, N) = {b["a"]:.4g} sigma^-{b["alpha"]:.3g} / (1 + {b["b"]:.3g} N^-{b["beta"]:.3g}), '
+        f'relative error {b["relative_error"]:.1%}'
+        for task, b in law.get('over_size', {}).items()
+    ]
     return [
         f'best {field.replace("_", " ")} ~ sigma^{_estimate(law["slope"], ".3f")}, at sigma 1: {at_one}',
         f'  {law["verdict"]}',
+        *over_size,
     ]
 
 

@@ -60,8 +60,8 @@ def separate_slopes(x: np.ndarray, y: np.ndarray, task: np.ndarray, *, released:
 
 
 def round_batch_size(batch_size: float) -> int:
-    """The nearest multiple of 16, at least 16: what is run of a fitted batch size."""
-    return max(16, 16 * round(batch_size / 16))
+    """The nearest multiple of 16, at least 16, fractions dropped first (qscaled): what is run of a fitted one."""
+    return max(16, 16 * round(int(batch_size) / 16))
 
 
 def round_learning_rate(learning_rate: float) -> float:

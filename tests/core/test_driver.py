@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from core_jax import replay, sources
 from core_jax.driver import DeviceDriver, HostDriver, Numerics, updates_due
 from core_jax.errors import UserError
-from core_jax.mesh import fetch, make_mesh
+from core_jax.mesh import fetch, make_mesh, place
 from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
 
 OBS, ACT, BATCH, REFRESH = 8, 4, 16, 3
@@ -506,3 +506,112 @@ def test_numerics_policy_is_resolved_once_and_refuses_what_it_does_not_know():
     finally:
         Numerics.resolve()
     assert jax.config.jax_default_matmul_precision == 'default'
+
+
+# Sources that act by themselves, and feeds for every member
+
+
+def counting_source():
+    """Batches of a counter that the source moves by itself: by the number of the update, which it is told."""
+
+    def advance(constants, data, state, key, update):
+        return {'moved': data['moved'] + update, 'noise': jax.random.uniform(key)}
+
+    def sample(constants, data, state, key):
+        return data, {'observations': jnp.full((BATCH, OBS), data['moved']), 'actions': jnp.zeros((BATCH, ACT))}
+
+    def report(constants, data, state, key, hparams):
+        return data | {'moved': jnp.zeros(())}, {'moved': data['moved'], 'rate': hparams['learning_rate']}
+
+    example = jax.eval_shape(lambda: sample((), {'moved': jnp.zeros(())}, None, None)[1])
+    data = {'moved': jnp.zeros(()), 'noise': jnp.zeros(())}
+    return sources.Source((), example, sample, lambda key: dict(data), advance=advance, report=report)
+
+
+@pytest.mark.parametrize('numerics', [Numerics(), Numerics(population='vmap'), Numerics(updates='loop')])
+def test_a_source_moves_by_the_number_of_updates_and_reports(numerics):
+    driver = DeviceDriver(
+        RICH, counting_source(), mesh=make_mesh('data:1'), seeds=[0, 1], hparams={'learning_rate': [1e-3, 1e-2]},
+        numerics=numerics,
+    )  # fmt: skip
+    driver.initialize()
+    driver.advance(4)
+    driver.advance(2)
+    report = driver.report()
+    np.testing.assert_array_equal(report.metrics['moved'], [0 + 1 + 2 + 3 + 4 + 5] * 2)
+    np.testing.assert_allclose(report.metrics['rate'], [1e-3, 1e-2])
+    driver.advance(1)
+    np.testing.assert_array_equal(driver.report().metrics['moved'], [6, 6])
+    noise = fetch(driver.carry.data['noise'])
+    assert noise[0] != noise[1]
+    # Another run on the same program.
+    traces = driver.traces
+    driver.assign([7, 8])
+    driver.initialize()
+    driver.advance(3)
+    np.testing.assert_array_equal(driver.report().metrics['moved'], [3, 3])
+    assert driver.traces == traces and driver.updates == 3
+
+
+class EchoFeed:
+    """Shows every slot its own number; the transitions are what was done there."""
+
+    def __init__(self, slots):
+        self.slots, self.calls, self.actions = slots, 0, []
+
+    def next(self, act):
+        observations = np.tile(np.arange(self.slots, dtype=np.float32)[:, None] + self.calls, (1, OBS))
+        actions = act(observations, np.full(self.slots, self.calls == 0))
+        self.calls += 1
+        self.actions.append(actions)
+        return {'observations': observations, 'actions': actions}, self.slots
+
+    def get_state(self):
+        return self.calls
+
+    def set_state(self, state):
+        self.calls = state
+
+
+def apart_driver(seeds, mesh='data:1'):
+    row = {'observations': np.zeros(OBS, np.float32), 'actions': np.zeros(ACT, np.float32)}
+    source = sources.online(row, 64, BATCH)
+    driver = HostDriver(
+        RICH, source, feed=EchoFeed(2 * len(seeds)), ratio=Fraction(1, 2), warmup=4, apart=True, seeds=seeds,
+        mesh=make_mesh(mesh),
+    )  # fmt: skip
+    driver.initialize()
+    return driver
+
+
+def test_members_apart_act_and_learn_for_themselves():
+    both = apart_driver([3, 4])
+    both.advance(6)
+    assert both.environment_steps == 4 + 6 * 2 and both.feed.calls == 8  # of each member, two slots a call
+    for member, seed in enumerate([3, 4]):
+        alone = apart_driver([seed])
+        # The environments of a member show the numbers of its own slots.
+        shift = 2 * member
+        inner = alone.feed.next
+
+        def shifted(act, inner=inner, shift=shift):
+            return inner(lambda observations, fresh: act(observations + shift, fresh))
+
+        def feed_next(act, shifted=shifted, shift=shift):
+            batch, steps = shifted(act)
+            return batch | {'observations': batch['observations'] + shift}, steps
+
+        alone.feed.next = feed_next
+        alone.advance(6)
+        own = jax.tree.map(lambda x, m=member: x[m], fetch(both.carry))
+        jax.tree.map(np.testing.assert_array_equal, own, jax.tree.map(lambda x: x[0], fetch(alone.carry)))
+
+    # A stop and a start, with what the policies remember.
+    saved, carry = both.host_state(), fetch(both.carry)
+    both.advance(4)
+    again = apart_driver([3, 4])
+    again.start(place(carry, jax.tree.map(lambda x: x.sharding, again.carry)), 6)
+    again.set_host_state(saved)
+    again.advance(4)
+    jax.tree.map(np.testing.assert_array_equal, fetch(again.carry), fetch(both.carry))
+    np.testing.assert_array_equal(again.feed.actions[-1], both.feed.actions[-1])

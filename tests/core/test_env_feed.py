@@ -7,7 +7,7 @@ import envs
 import numpy as np
 import pytest
 
-from core_jax.env_feed import Environments
+from core_jax.env_feed import Environments, Transitions
 from core_jax.errors import UserError
 from core_jax.evaluate import episode_seed
 from core_jax.worker_process import WorkerError
@@ -175,8 +175,65 @@ def test_errors_of_workers_reach_the_parent_and_close(make_env, error, message):
 def test_refuses_what_it_cannot_resume():
     with Environments(envs.Sealed, slots=1, seed=0) as feed:
         feed.next(act)
-        with pytest.raises(UserError, match=r'env\.lock, a _thread:lock'):
+        with pytest.raises(UserError, match=r'env\.stream, a builtins:generator'):
             feed.get_state()
     with Environments(SHORT, slots=1, seed=0) as one, Environments(SHORT, slots=2, seed=0) as two:
         with pytest.raises(UserError, match='saved with 1 environments, not 2'):
             two.set_state(one.get_state())
+
+
+# Whole transitions
+
+
+def transitions_loop(slots, seed, calls):
+    """The same with one environment a slot: an episode that ends is followed by the next within the call."""
+    walks, seeds = [SHORT() for _ in range(slots)], iter([episode_seed(seed, n) for n in range(1000)])
+    shown = [(walk.reset(seed=next(seeds))[0], True) for walk in walks]
+    rewards, finished, rows = [[] for _ in walks], [], []
+    for _ in range(calls):
+        for i, (walk, (observation, fresh)) in enumerate(zip(walks, list(shown), strict=True)):
+            observation = observation.astype(np.float32)
+            action = np.clip(act(observation[None], np.array([fresh]))[0], -0.5, 0.5).astype(np.float32)
+            after, reward, terminated, truncated, info = walk.step(action.astype(np.float64))
+            rows.append((observation, action, reward, 1 - terminated, terminated or truncated, after))
+            rewards[i].append(reward)
+            shown[i] = after, False
+            if terminated or truncated:
+                finished.append((i, sum(rewards[i]), len(rewards[i]), info['success']))
+                rewards[i] = []
+        for i in range(slots):
+            if rows[len(rows) - slots + i][4]:
+                shown[i] = walks[i].reset(seed=next(seeds))[0], True
+    columns = [np.array(column).reshape(calls, slots, *np.shape(column[0])) for column in zip(*rows, strict=True)]
+    names = ('observations', 'actions', 'rewards', 'masks', 'ends', 'next_observations')
+    return dict(zip(names, columns, strict=True)), finished
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_transitions_equal_a_plain_loop(workers):
+    with Transitions(SHORT, members=2, slots=2, seed=5, workers=workers) as feed:
+        rows, steps = collect(feed, 40)
+        told = feed.metrics()
+        assert np.isnan(feed.metrics()['online/return']).all()
+    expected, finished = transitions_loop(4, 5, 40)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(rows[name], value.astype(rows[name].dtype), err_msg=name)
+    assert steps == [4] * 40  # the clock does not depend on how episodes end
+    assert set(rows['masks'][rows['ends']]) == {0, 1}
+    for member in range(2):
+        own = np.mean([episode[1:] for episode in finished if episode[0] // 2 == member], axis=0)
+        measured = [told[name][member] for name in ('online/return', 'online/length', 'online/success')]
+        np.testing.assert_allclose(measured, own)
+
+
+def test_transitions_go_on_after_a_stop():
+    with Transitions(GUSTY, members=1, slots=3, seed=1, workers=2) as feed:
+        collect(feed, 7)
+        saved = json.loads(json.dumps(feed.get_state()))
+        expected, _ = collect(feed, 13)
+        told = feed.metrics()
+    with Transitions(GUSTY, members=1, slots=3, seed=1, workers=1) as feed:
+        feed.set_state(saved)
+        again, _ = collect(feed, 13)
+        assert_same(expected, again)
+        np.testing.assert_array_equal(feed.metrics()['online/return'], told['online/return'])

@@ -346,3 +346,68 @@ def test_compact_ring_over_eight_devices_equals_one(key):
     jax.tree.map(np.testing.assert_array_equal, *results)
     assert ring.rows['observations'].addressable_shards[0].data.shape == (2, 2, 2)
     assert results[0][1]['valid'].sum() > 64
+
+
+# Windows of a ring
+
+
+def episodes_ring(capacity, slots, calls, lengths):
+    """(ring, rows written in order): observations are numbered, slot s ends its episodes after lengths[s] steps."""
+    example = {
+        'observations': np.zeros(1, np.float32),
+        'actions': np.zeros(1, np.float32),
+        'rewards': np.float32(0),
+        'masks': np.float32(0),
+        'ends': np.bool_(False),
+        'next_observations': np.zeros(1, np.float32),
+    }
+    buffer, written, write = replay.ring(example, capacity), [], jax.jit(replay.add)
+    for call in range(calls):
+        number = np.arange(slots) + 100.0 * call
+        ends = np.array([(call + 1) % length == 0 for length in lengths])
+        rows = {
+            'observations': number[:, None],
+            'actions': -number[:, None],
+            'rewards': np.sin(number),
+            'masks': 1.0 - (ends & (call % 2 == 0)),  # some ends terminate
+            'ends': ends,
+            'next_observations': number[:, None] + 50,  # the true one, also at an end
+        }
+        rows = {name: np.asarray(value, example[name].dtype) for name, value in rows.items()}
+        buffer = write(buffer, rows)
+        written += [{name: value[slot] for name, value in rows.items()} for slot in range(slots)]
+    return buffer, written[-capacity:]
+
+
+@pytest.mark.parametrize('calls', [3, 6, 11])
+@pytest.mark.parametrize('horizon', [1, 3])
+def test_windows_of_a_ring_against_a_loop(calls, horizon, key):
+    slots, capacity = 2, 12
+    buffer, written = episodes_ring(capacity, slots, calls, lengths=(3, 4))
+    sample = jax.jit(replay.sample_ring, static_argnums=(2, 3, 4))
+    batch = fetch(sample(buffer, key, 400, horizon, slots))
+    by_number = {float(row['observations'][0]): i for i, row in enumerate(written)}
+    starts = [by_number[float(o)] for o in batch['observations'][:, 0]]
+    assert set(starts) == set(range(len(written)))  # all that is there, nothing else
+    for i, start in enumerate(starts):
+        steps = [start]
+        while len(steps) < horizon and not written[steps[-1]]['ends'] and steps[-1] + slots < len(written):
+            steps.append(steps[-1] + slots)
+        np.testing.assert_array_equal(batch['valid'][i], np.arange(horizon) < len(steps))
+        padded = steps + steps[-1:] * (horizon - len(steps))
+        for name in ('actions', 'rewards', 'masks'):
+            np.testing.assert_array_equal(batch[name][i], [written[step][name] for step in padded])
+        np.testing.assert_array_equal(batch['next_observations'][i], written[steps[-1]]['next_observations'])
+
+
+def test_the_newest_of_a_ring():
+    buffer, written = episodes_ring(12, 2, 9, lengths=(3, 4))
+    newest = jax.jit(replay.newest_ring, static_argnums=(1, 2, 3))
+    batch = newest(buffer, 5)
+    np.testing.assert_array_equal(batch['observations'], [row['observations'] for row in written[::-1][:5]])
+    windows = newest(buffer, 4, 3, 2)  # whole ones: the last two steps of each environment begin none
+    np.testing.assert_array_equal(windows['observations'], [row['observations'] for row in written[::-1][4:8]])
+    few, written = episodes_ring(12, 2, 1, lengths=(3, 4))
+    batch = newest(few, 4)
+    expected = [written[1], written[0], written[0], written[0]]  # the oldest stands for what is missing
+    np.testing.assert_array_equal(batch['observations'], [row['observations'] for row in expected])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy_nets import as_float64, relu
+from numpy_nets import as_float64, once, relu
 
 from core_jax.mesh import fetch
 from core_jax.networks import ensemble, parameter_count
@@ -49,7 +49,7 @@ NETS = [(BroNet, bronet), (SimbaNet, simbanet)]
 
 
 def initial(module, inputs):
-    return fetch(jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, inputs))))['params']
+    return fetch(once(module.init)(jax.random.key(0), jnp.zeros((1, inputs))))['params']
 
 
 @pytest.mark.parametrize('depth', [1, 2])
@@ -59,7 +59,7 @@ def test_values(net, expected, depth):
     module = net(8, depth, 4)
     shapes, rng = jax.eval_shape(module.init, jax.random.key(0), x), np.random.default_rng(1)
     params = jax.tree.map(lambda p: np.float32(0.5 * rng.normal(size=p.shape)), shapes)
-    values = jax.jit(module.apply)(params, x)
+    values = once(module.apply)(params, x)
     np.testing.assert_allclose(values, expected(as_float64(params['params']), np.float64(x)), rtol=1e-4, atol=1e-5)
 
 
