@@ -177,7 +177,18 @@ def fastest(settings: Sequence[tuple[float, float, float, float]], data: np.ndar
     return [rank[-1] for _, rank in sorted(best.items())]
 
 
-def fit_task(name, thresholds, sigma, model_size, batch_size, learning_rate, seeds, data, resampled, notes) -> Task:
+def fit_task(
+    name: str,
+    thresholds: np.ndarray,
+    sigma: np.ndarray,
+    model_size: np.ndarray,
+    batch_size: np.ndarray,
+    learning_rate: np.ndarray,
+    seeds: np.ndarray,
+    data: np.ndarray,
+    resampled: np.ndarray | None,
+    notes: list[str],
+) -> Task:
     """A Task from crossings; the arguments are its fields."""
     sizes = model_size if len(np.unique(model_size)) > 1 else None
     law, laws, left_out = None, [], None

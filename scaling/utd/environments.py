@@ -1,7 +1,7 @@
 """One door to all environments: on the device or on the host, by name.
 
-    pendulum, cartpole, point_mass        our own, in the compiled loop (analytic.py)
-    cheetah-run, HalfCheetah-v5           dm_control and gymnasium, on the host (host_envs.py)
+pendulum, cartpole, point_mass        our own, in the compiled loop (analytic.py)
+cheetah-run, HalfCheetah-v5           dm_control and gymnasium, on the host (host_envs.py)
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any
 
 from core_jax.cli import Parser
 from core_jax.errors import UserError, exit_on_user_error, unknown
-from core_jax.files import write_json_atomic
+from core_jax.files import cannot_write, write_json_atomic
 
 RESAMPLES, SEED = 100, 0
 PREDICTED = ('env', 'algo', 'sigma', 'model_size', 'threshold')
@@ -65,7 +65,10 @@ def main() -> int:
     print(describe_predictions(document['predictions']), end='')
     if flags.out:
         out = pathlib.Path(flags.out)
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            cannot_write(out, error)
         write_json_atomic(out / 'fits.json', document)
         print(f'wrote {out / "fits.json"}')
     if single:
@@ -146,7 +149,7 @@ def analyse(runs: Any, ladders: dict[str, Any], delta: float | None) -> tuple[di
         'average': _task(mean, ('', ''), None, delta) if mean else None,
         'hyperparameters': hyper,
     }
-    return _jsonable(document), tasks
+    return jsonable(document), tasks
 
 
 def find_env(name: str, envs: list[str]) -> str:
@@ -236,7 +239,7 @@ def predictions(
                 refusals.append(f'no prediction for {task.name}: {task.verdict.sentence}')
                 continue
             rows += _predict(task, fields)
-    return _jsonable(rows), refusals
+    return jsonable(rows), refusals
 
 
 def _predict(task: Any, fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -271,16 +274,16 @@ def at_thresholds(predicted: list, thresholds: Any, threshold: float | None, nam
     return [(threshold, Estimate(*(float(np.exp(np.interp(threshold, thresholds, column))) for column in columns)))]
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """JSON's types: named tuples as tables, numbers that are not finite as null."""
     if hasattr(value, '_asdict'):
         value = value._asdict()
     if hasattr(value, 'tolist'):
         value = value.tolist()
     if isinstance(value, dict):
-        return {str(name): _jsonable(item) for name, item in value.items()}
+        return {str(name): jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

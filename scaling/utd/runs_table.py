@@ -31,7 +31,7 @@ from core_jax.files import read_metrics, reason
 
 COLUMNS = ('env', 'algo', 'sigma', 'batch_size', 'learning_rate', 'model_size', 'seed', 'env_step', 'return')
 TEXTS = ('env', 'algo', 'seed')
-RETURN = 'episode/return'  # the column of our metrics.jsonl: what training collects, as the paper uses it
+RETURN = 'online/return'  # the column of our metrics.jsonl: what training collects, as the paper uses it
 LEAST_LENGTH = 0.95  # of the longest run of a configuration (the authors' qscaled removes shorter ones)
 
 
@@ -176,7 +176,7 @@ def _add_run(columns: Columns, directory: pathlib.Path, saved: dict, summary: di
                 raise unknown(f'column of {directory / "metrics.jsonl"}', name, row)
         value = float(row[RETURN])
         # No episode ended since the last row: what was known then still is; before the first one nothing is.
-        if math.isnan(value) and math.isnan(float(row.get('episode/length', 0))):
+        if math.isnan(value) and math.isnan(float(row.get('online/length', 0))):
             if number not in latest:
                 continue
             value = latest[number]

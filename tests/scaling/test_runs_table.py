@@ -118,7 +118,7 @@ def test_run_directories(tmp_path):
 
 def test_rows_before_the_first_episode_ends_have_no_return(tmp_path):
     """And between two ends the last return holds; a return that is really NaN is refused."""
-    empty = {'episode/length': 'nan'}
+    empty = {'online/length': 'nan'}
     rows = [train(100, 3.0, member=0), train(100, 'nan', member=1, **empty)]
     rows += [train(200, 1.0, member=0), train(200, 2.0, member=1)]
     rows += [train(300, 'nan', member=0, **empty), train(300, 4.0, member=1)]
@@ -127,6 +127,6 @@ def test_rows_before_the_first_episode_ends_have_no_return(tmp_path):
     (curves,) = read(str(tmp_path)).curves
     np.testing.assert_array_equal(curves.env_step, [200, 300])
     np.testing.assert_array_equal(curves.returns, [[1, 1], [2, 4]])
-    run_directory(tmp_path / 'b', [train(200, 1.0), train(300, 'nan', **{'episode/length': 3.0})], seed=9)
+    run_directory(tmp_path / 'b', [train(200, 1.0), train(300, 'nan', **{'online/length': 3.0})], seed=9)
     with pytest.raises(UserError, match='seed 9 has returns or steps that are not finite'):
         read(str(tmp_path))
