@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test test-slow lint format bench table reproduce-fql tpu-check install clean
+.PHONY: help demo test test-slow lint format bench table reproduce-fql sweep-utd tpu-check install clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,6 +33,10 @@ bench: $(VENV)/installed  ## measure speed on this machine; rows are appended to
 
 reproduce-fql: $(VENV)/installed  ## six agents on five environments, three seeds: about two hours on two cores
 	$(BIN)/python -m fql_jax.reproduce $(ARGS)
+
+sweep-utd: $(VENV)/installed  ## the laws of UTD ratios: about twelve minutes on two cores; DRY=1 PROFILE= ENVS= SIGMAS= SEEDS=
+	$(BIN)/python -m scaling.utd.sweep $(if $(DRY),--dry) $(if $(PROFILE),--profile=$(PROFILE)) \
+	    $(if $(ENVS),--envs=$(ENVS)) $(if $(SIGMAS),--sigmas=$(SIGMAS)) $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
 
 table: $(VENV)/installed  ## write docs/results.md from results/*.json
 	$(BIN)/python -m core_jax.stats $(ARGS)

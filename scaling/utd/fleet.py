@@ -199,6 +199,8 @@ def _work(root: pathlib.Path, packs: list[Pack], orders: Any, answers: Any, core
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     sys.stdout, sys.stderr = log, log
+    # Packs of one shape may fall to different workers, and to the next start.
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'tenfold' / 'xla'))
 
     from core_jax import loop
 
