@@ -1,7 +1,7 @@
 """Environments that feed an online run, and whose state resumes exactly.
 
-    Environments   a row of every slot at each call; an episode's last observation is a row of its own
-    Transitions    a whole transition of every slot at each call, the true next observation included
+Environments   a row of every slot at each call; an episode's last observation is a row of its own
+Transitions    a whole transition of every slot at each call, the true next observation included
 """
 
 from __future__ import annotations
@@ -184,9 +184,7 @@ class Transitions(Environments):
     are numbered member by member; all else as for `Environments`.
     """
 
-    def __init__(
-        self, make_env: Callable[[], Any], *, members: int, slots: int, seed: int, workers: int | None = None
-    ):
+    def __init__(self, make_env: Callable[[], Any], *, members: int, slots: int, seed: int, workers: int | None = None):
         super().__init__(make_env, slots=members * slots, seed=seed, workers=workers)
         self.members = members
 
