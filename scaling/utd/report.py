@@ -13,6 +13,7 @@ from core_jax.files import write_atomic
 from scaling.utd.cells import Cell
 
 SYMBOLS = {'sigma': 'sigma*', 'compute': 'C*', 'data': 'D*'}
+LEAST_OPTIMA = 3  # inside the ratios that were run, for a line through them to mean anything
 Results = list[tuple[Cell, dict[str, Any]]]
 
 
@@ -62,6 +63,23 @@ def _panels(figure: Any, count: int, rows: int = 1, width: float = 4.2, height: 
         one.set_axisbelow(True)
         one.spines[['top', 'right']].set_visible(False)
     return axes
+
+
+def _log(axis: Any, base: int = 10) -> None:
+    """A logarithmic axis whose few labels are numbers as one writes them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    (axis.axes.set_xscale if axis.axis_name == 'x' else axis.axes.set_yscale)('log', base=base)
+    axis.set_major_locator(LogLocator(base, subs=(1.0, 2.0, 5.0) if base == 10 else (1.0,)))
+    axis.set_major_formatter(lambda value, _: f'{value:.3g}'.replace('e+', 'e') if value < 1e3 else _short(value))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float) -> str:
+    """2000, 25k, 3e10."""
+    return (
+        f'{value:.0f}' if value < 1e4 else f'{value / 1e3:.3g}k' if value < 1e6 else f'{value:.2g}'.replace('e+', 'e')
+    )
 
 
 def _colour(values: list[float], value: float) -> Any:
@@ -129,8 +147,8 @@ def hyperparameters(figure: Any, choice: dict[str, Any]) -> None:
             fontsize=10,
             loc='left',
         )
-        axes.set_xscale('log', base=2)
-        axes.set_yscale('log', base=2)
+        _log(axes.xaxis, 2)
+        _log(axes.yaxis, 2)
         axes.set_xlabel('$\\sigma$, updates an environment step')
         axes.legend(fontsize=8, frameon=False)
 
@@ -173,8 +191,8 @@ def data(figure: Any, fits: dict[str, Any]) -> None:
             )  # fmt: skip
         verdict = '' if task['identifiable'] else ' (no law)'
         axes.set_title(f'{name}{verdict}', fontsize=10, loc='left')
-        axes.set_xscale('log', base=2)
-        axes.set_yscale('log')
+        _log(axes.xaxis, 2)
+        _log(axes.yaxis)
         axes.set_xlabel('$\\sigma$, updates an environment step')
         axes.legend(fontsize=7, frameon=False)
     panels[0].set_ylabel('$D_J$, environment steps')
@@ -204,8 +222,8 @@ def frontier(figure: Any, fits: dict[str, Any]) -> None:
             if task['budget']:
                 best = task['budget']['optima']
                 axes.plot(best['compute'][j], best['data'][j], '*', color=colour, markersize=11)
-        axes.set_xscale('log')
-        axes.set_yscale('log')
+        _log(axes.xaxis)
+        _log(axes.yaxis)
         axes.set_xlabel('compute to J, 10 N B $\\sigma$ D')
         axes.legend(fontsize=7, frameon=False)
     panels[0].set_ylabel('data to J, environment steps')
@@ -220,6 +238,9 @@ def budget(figure: Any, fits: dict[str, Any]) -> None:
             _nothing(axes, 'no law, so no optimal ratio')
             continue
         found = task['budget']
+        if found['inside_measured_range'] < LEAST_OPTIMA:
+            _nothing(axes, 'the cheapest ratio lies at the end of\nthose that were run: run others')
+            continue
         cost, sigma = (np.array(found['optima'][field], float) for field in ('budget', 'sigma'))
         law, known = found['laws']['sigma'], len(cost) - found['held_out']
         exponent = law['exponent']
@@ -227,23 +248,33 @@ def budget(figure: Any, fits: dict[str, Any]) -> None:
         axes.plot(cost[known:], sigma[known:], 'o', color='C1', markersize=6, label='held out')
         axes.plot(cost, 10 ** law['log10_coefficient'] * cost ** exponent['value'], color='C0', linewidth=1.2)
         axes.set_title(f'{name}: $\\sigma^* \\propto F^{{{exponent["value"]:.2f}}}$', fontsize=10, loc='left')
-        axes.set_xscale('log')
-        axes.set_yscale('log', base=2)
+        _log(axes.xaxis)
+        _log(axes.yaxis)
         axes.set_xlabel('budget F = C + $\\delta$ D')
         axes.legend(fontsize=8, frameon=False)
     panels[0].set_ylabel('$\\sigma^*$')
 
 
+def held_out_ratio(result: dict[str, Any]) -> np.ndarray:
+    """log of TD error on held-out over that on replayed data [rows]: 0 where nothing is overfitted."""
+    held_out, replayed = (np.array(result[f'td_error/{name}'], float) for name in ('held_out', 'replayed'))
+    return np.log(held_out / replayed)
+
+
 def measures(figure: Any, grid: Results) -> None:
-    """Above: TD error on fresh less replayed data, over sigma and batch size. Below: norm of the critics, over sigma
-    and learning rate. Means over the other hyperparameter and seeds, at the end of the grid's runs.
+    """Overfitting over sigma and batch size, norm of the critics over sigma and learning rate.
+
+    Means over the other hyperparameter and seeds, in the second half of the grid's runs. Two measures of overfitting:
+    held-out against replayed data, and fresh less replayed. The second one is the paper's, and falls once a task is
+    solved, since fresh episodes are then the easy ones.
     """
     environments = list(dict.fromkeys(cell.config.env for cell, _ in grid))
     rows = (
-        ('td_error/overfitting', 'TD error, fresh - replayed', 'batch', lambda cell: cell.config.batch_size),
-        ('norm/critic', 'norm of the critics', 'learning rate', lambda cell: cell.learning_rate),
+        (held_out_ratio, 'log TD error, held out / replayed', 'batch', lambda cell: cell.config.batch_size),
+        (_column('td_error/overfitting'), 'TD error, fresh - replayed', 'batch', lambda cell: cell.config.batch_size),
+        (_column('norm/critic'), 'norm of the critics', 'learning rate', lambda cell: cell.learning_rate),
     )
-    panels = _panels(figure, max(len(environments), 1), rows=2, height=3.0)
+    panels = _panels(figure, max(len(environments), 1), rows=3, height=3.0)
     for line, (measure, label, other, value_of) in zip(panels, rows, strict=True):
         for axes, env in zip(line, environments, strict=False):
             own = [(cell, r) for cell, r in grid if cell.config.env == env and r['failed_at'] is None]
@@ -252,20 +283,30 @@ def measures(figure: Any, grid: Results) -> None:
                 points: dict[float, list[float]] = {}
                 for cell, result in own:
                     if value_of(cell) == value:
-                        late = np.array(result[measure], float)[-len(result[measure]) // 2 :]
+                        late = measure(result)
+                        late = late[len(late) // 2 :]
                         points.setdefault(cell.config.utd, []).append(float(np.mean(late)))
                 sigma = sorted(points)
-                middle = [np.mean(points[s]) for s in sigma]
-                error = [
-                    1.96 * np.std(points[s], ddof=1) / len(points[s]) ** 0.5 if len(points[s]) > 1 else 0 for s in sigma
-                ]
-                axes.errorbar(sigma, middle, yerr=error, color=_colour(values, value), marker='o', markersize=4,
-                              capsize=2, linewidth=1.2, label=f'{other} {value:g}')  # fmt: skip
-            axes.set_xscale('log', base=2)
+                axes.errorbar(
+                    sigma,
+                    [np.mean(points[s]) for s in sigma],
+                    yerr=[half_interval(points[s]) for s in sigma],
+                    color=_colour(values, value),
+                    marker='o',
+                    markersize=4,
+                    capsize=2,
+                    linewidth=1.2,
+                    label=f'{other} {value:g}',
+                )
+            _log(axes.xaxis, 2)
             axes.set_title(env, fontsize=10, loc='left')
             axes.set_xlabel('$\\sigma$')
         line[0].set_ylabel(label)
         line[0].legend(fontsize=7, frameon=False)
+
+
+def _column(name: str) -> Callable[[dict[str, Any]], np.ndarray]:
+    return lambda result: np.array(result[name], float)
 
 
 def half_interval(values: list[float]) -> float:
@@ -315,6 +356,10 @@ def page(profile: dict[str, Any], choice: dict[str, Any], fits: dict[str, Any], 
         found = task['budget']
         if not found:
             lines.append(f'- {name}: none, since there is no law.')
+            continue
+        if found['inside_measured_range'] < LEAST_OPTIMA:
+            best = found['optima']['sigma'][-1]
+            lines.append(f'- {name}: the cheapest ratio lies at the end of those that were run ({best:g}): run others.')
             continue
         sigma = found['laws']['sigma']
         errors = [abs(e) for e in sigma['held_out_errors'] if e is not None]
