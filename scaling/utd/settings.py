@@ -111,6 +111,8 @@ def resolve(
     small = SMALL | SMALL_AGENTS[agent] if preset is None else preset
     for layer in (small, _debug(agent) if debug else {}, fields):
         cli.apply(config, layer)
+    if 0 < total_updates(config) <= config.get('reset_interval', 0):
+        config.reset_interval = 0  # a run that ends before its first reset need not compile one
     validate(config)
     return config
 
