@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from core_jax import checkpoint, loop, replay, session, stats
+from core_jax import checkpoint, loaded, loop, replay, session, stats
 from core_jax.driver import DeviceDriver, Numerics
 from core_jax.env_feed import Environments
 from core_jax.errors import UserError
 from core_jax.evaluate import Evaluator
 from core_jax.files import read_metrics
-from core_jax.mesh import fetch, initialize_distributed, make_mesh
+from core_jax.mesh import initialize_distributed, make_mesh
 from core_jax.runs import Run
 from core_jax.session import host_act, summarize
 from core_jax.state import Learner
@@ -326,50 +326,15 @@ def _film(run, learner, config, policy, make_env) -> str:
 # A finished policy
 
 
-class LoadedPolicy:
-    """A trained policy: `policy(observations)` gives actions in [-1, 1]. Built from parameters and config alone."""
-
-    def __init__(self, params: Any, config: dict[str, Any], seed: int = 0):
-        if 'agent' not in config:
-            raise UserError('this policy was exported by another program than fql_jax.main')
-        module = settings.agent_module(config['agent'])
-        self.config = module.get_config()  # of fields that came after the policy was exported, the defaults
-        with self.config.unlocked():
-            self.config.update(config)
-        self.learner = module.make(self.config, config['action_dim'])
-        self._policy = module.Policy(**params)
-        self._act = jax.jit(self.learner.act)
-        self._key, self._calls, self._memory = jax.random.key(seed), 0, None
-
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Actions [A] for an observation ([D], or an image [H, W, C] of bytes), or [B, A] for [B, ...]."""
-        observations = np.asarray(observations)
-        if observations.dtype != np.uint8:
-            observations = observations.astype(np.float32)
-        single = observations.ndim == (3 if self.config.get('encoder') else 1)
-        batch = observations[None] if single else observations
-        if self._memory is None:
-            self.reset(len(batch))
-        self._calls += 1
-        key = jax.random.fold_in(self._key, self._calls)
-        self._memory, actions = self._act(self._policy, self._memory, batch, key)
-        actions = fetch(actions)
-        return actions[0] if single else actions
-
-    def reset(self, batch_size: int = 1) -> None:
-        """Forgets the episode so far (needed for policies with a memory)."""
-        self._memory = self.learner.memory(batch_size)
-
-
-def load_policy(path: str | pathlib.Path, seed: int = 0) -> LoadedPolicy:
+def load_policy(path: str | pathlib.Path, seed: int = 0) -> loaded.LoadedPolicy:
     """The policy of a finished run's directory, or of an exported .npz file.
 
-    Raises UserError where there is none, or the file is damaged.
+    Raises UserError where there is none, or the file is damaged, or another program wrote it.
     """
-    path = pathlib.Path(path)
-    params, config = checkpoint.load_policy(path / 'policy.npz' if path.is_dir() else path)
-    config['hidden_dims'] = tuple(config['hidden_dims'])
-    return LoadedPolicy(params, config, seed)
+    params, config = loaded.read(path)
+    if config.get('agent') not in settings.AGENTS:
+        raise UserError('this policy was exported by another program than fql_jax.main')
+    return loaded.LoadedPolicy(params, config, settings.agent_module(config['agent']), seed)
 
 
 # Small things

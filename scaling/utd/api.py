@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax import checkpoint, loop, session
+from core_jax import checkpoint, loaded, loop, session
 from core_jax.driver import DeviceDriver, HostDriver, Numerics
 from core_jax.env_feed import Transitions
+from core_jax.errors import UserError
 from core_jax.evaluate import Evaluator
 from core_jax.files import read_metrics
 from core_jax.mesh import fetch, initialize_distributed, make_mesh, place, replicated
@@ -256,3 +257,14 @@ def _metric(value: float, low: float, high: float, n: int) -> dict[str, float]:
 def _new_directory(config) -> pathlib.Path:
     env = config.env.replace(':', '-').replace('/', '-')
     return pathlib.Path('runs') / f'{config.agent}-{env}-seed{config.seed}-{time.strftime("%Y%m%d-%H%M%S")}'
+
+
+def load_policy(path: str | pathlib.Path, seed: int = 0) -> loaded.LoadedPolicy:
+    """The policy of a finished run's directory, or of an exported .npz file.
+
+    Raises UserError where there is none, or the file is damaged, or another program wrote it.
+    """
+    params, config = loaded.read(path)
+    if config.get('agent') not in settings.AGENTS:
+        raise UserError('this policy was exported by another program than scaling.utd.main')
+    return loaded.LoadedPolicy(params, config, settings.agent_module(config['agent']), seed)
