@@ -83,6 +83,14 @@ def outside_reset_dips(env_step: np.ndarray, curve: np.ndarray, resets: Sequence
     return keep
 
 
+def without_dips(own: Curves) -> Curves:
+    """The curves without the points in the dips after their resets."""
+    if not own.resets:
+        return own
+    keep = outside_reset_dips(own.env_step, own.returns.mean(axis=0), own.resets)
+    return own._replace(env_step=own.env_step[keep], returns=own.returns[:, keep])
+
+
 class Estimate(NamedTuple):
     """A number with its interval; low and high are NaN where there is nothing to resample."""
 

@@ -120,8 +120,9 @@ def analyse(runs: Any, ladders: dict[str, Any], delta: float | None) -> tuple[di
     ladders: {env: thresholds}; those under '' are for all other environments.
     """
     from scaling.utd import analysis, budget, choices
+    from scaling.utd.crossings import without_dips
 
-    groups = analysis.tasks_of(runs.curves)
+    groups = analysis.tasks_of([without_dips(own) for own in runs.curves])
     envs = [env for env, _ in groups]
     given = {find_env(env, envs) if env else '': ladder for env, ladder in ladders.items()}
     curves, thresholds = {}, {}

@@ -57,6 +57,7 @@ class Curves(NamedTuple):
     env_step: np.ndarray  # [T], increasing
     returns: np.ndarray  # [seeds, T]
     seeds: tuple[str, ...]
+    resets: tuple[float, ...] = ()  # environment steps at which the networks began anew; known of our own runs
 
 
 class Runs(NamedTuple):
@@ -81,8 +82,9 @@ def read(path: str) -> Runs:
         names = ('cells.csv', 'cells.csv.gz', 'runs.csv', 'runs.csv.gz')
         place = next((place / name for name in names if (place / name).is_file()), place)
     if place.is_dir():
-        columns, notes = _read_directory(place)
+        columns, notes, resets = _read_directory(place)
         curves, left_out = group(columns, str(place), late_starts=True)
+        curves = [own._replace(resets=resets.get(own.key, ())) for own in curves]
         return Runs(curves, notes + left_out, RETURN)
     if not place.is_file():
         raise UserError(f'there is no file or directory {path}')
@@ -123,10 +125,13 @@ def _number(path: pathlib.Path, line: int, name: str, text: str) -> float:
         raise UserError(f'{path}, line {line}: {name} must be a number, not {text!r}') from None
 
 
-def _read_directory(root: pathlib.Path) -> tuple[Columns, list[str]]:
-    """Rows of every finished run of `scaling.utd` below `root`; runs without summary.json are still under way."""
+def _read_directory(root: pathlib.Path) -> tuple[Columns, list[str], dict[Key, tuple[float, ...]]]:
+    """Rows of every finished run of `scaling.utd` below `root`, and where each configuration was reset.
+
+    Runs without summary.json are still under way.
+    """
     columns: Columns = {name: [] for name in COLUMNS}
-    notes = []
+    notes, resets = [], {}
     for file in sorted(root.rglob('config.json')):
         saved = _json(file)
         if saved.get('paper') != 'utd':
@@ -135,10 +140,22 @@ def _read_directory(root: pathlib.Path) -> tuple[Columns, list[str]]:
         if not (directory / 'summary.json').is_file():
             notes.append(f'{directory} is not finished (no summary.json): left out')
             continue
+        known = len(columns['env'])
         notes += _add_run(columns, directory, saved, _json(directory / 'summary.json'))
+        for key in set(zip(*(columns[name][known:] for name in Key._fields), strict=True)):
+            resets[Key(*key)] = _resets(saved['config'])
     if not columns['env']:
         raise UserError(f'{root} holds no finished run of scaling.utd, and no cells.csv or runs.csv')
-    return columns, notes
+    return columns, notes, resets
+
+
+def _resets(config: dict[str, Any]) -> tuple[float, ...]:
+    """The environment steps of BRO's resets, which its config counts in updates."""
+    steps, warmup, ratio = config.get('steps', 0), config.get('warmup', 0), config['utd']
+    updates = list(config.get('reset_steps', ()))
+    if config.get('reset_interval'):
+        updates += range(config['reset_interval'], int(ratio * steps), config['reset_interval'])
+    return tuple(sorted(warmup + update / ratio for update in updates if warmup + update / ratio < steps))
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core_jax.errors import UserError
+from scaling.utd.crossings import without_dips
 from scaling.utd.runs_table import COLUMNS, RETURN, Key, read
 
 HEADER = ','.join(COLUMNS)
@@ -130,3 +131,17 @@ def test_rows_before_the_first_episode_ends_have_no_return(tmp_path):
     run_directory(tmp_path / 'b', [train(200, 1.0), train(300, 'nan', **{'online/length': 3.0})], seed=9)
     with pytest.raises(UserError, match='seed 9 has returns or steps that are not finite'):
         read(str(tmp_path))
+
+
+def test_points_in_the_dip_after_a_reset_are_left_out(tmp_path):
+    """BRO counts resets in updates: 100 of them at half an update a step, after 20 steps of warm-up, are step 220."""
+    values = {100: 1.0, 200: 5.0, 300: 2.0, 400: 4.0, 500: 6.0}
+    schedule = {'reset_steps': [100], 'reset_interval': 0, 'warmup': 20, 'steps': 500}
+    run_directory(tmp_path / 'a', [train(step, value) for step, value in values.items()], seed=1, **schedule)
+    (own,) = read(str(tmp_path)).curves
+    assert own.resets == (220.0,)
+    kept = without_dips(own)
+    np.testing.assert_array_equal(kept.env_step, [100, 200, 500])
+    np.testing.assert_array_equal(kept.returns, [[1, 5, 6]])
+    run_directory(tmp_path / 'b', [train(100, 1.0)], seed=1, utd=1.0, reset_interval=100, warmup=20, steps=350)
+    assert read(str(tmp_path / 'b')).curves[0].resets == (120.0, 220.0, 320.0)
