@@ -94,3 +94,14 @@ def parameters(state: PyTree) -> list[jax.Array]:
     """Every array that an optimizer of this state moves."""
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Trainable))
     return [leaf for node in nodes if isinstance(node, Trainable) for leaf in jax.tree.leaves(node.params)]
+
+
+@jax.custom_batching.custom_vmap
+def any_member(flag: jax.Array) -> jax.Array:
+    """The flag; under vmap, whether any member's is set, one for all: so a `cond` on it remains a branch."""
+    return flag
+
+
+@any_member.def_vmap
+def _(axis_size: int, in_batched: list[bool], flag: jax.Array) -> tuple[jax.Array, bool]:
+    return any_member(flag.any()), False

@@ -52,6 +52,8 @@ class Environment(NamedTuple):
 
     reset(key) -> state                              step(state, action [A]) -> (state, Outcome)
     observe(state) -> observation [D] float32        energy(state) -> J, where the environment is mechanical
+
+    costly_reset: a reset costs as much as steps do, so that the loop makes none where no episode has ended.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Environment(NamedTuple):
     step: Callable[[State, jax.Array], tuple[State, Outcome]]
     observe: Callable[[State], jax.Array]
     energy: Callable[[State], jax.Array] | None = None
+    costly_reset: bool = False
 
 
 def integrate(derivative: Callable[[jax.Array], jax.Array], state: jax.Array, time: float) -> jax.Array:

@@ -48,7 +48,7 @@ import optax
 from core_jax.distributions import TanhGaussian
 from core_jax.driver import updates_due
 from core_jax.networks import ensemble
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
+from core_jax.state import Learner, Trainable, any_member, copy, descend, global_norm, polyak, step_key, trainable
 from scaling.utd.networks import BroNet
 
 HPARAMS = ('actor_learning_rate', 'critic_learning_rate', 'temperature_learning_rate', 'discount', 'tau')
@@ -276,17 +276,6 @@ def _quantile_huber(z: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 quantile_huber.defvjp(_quantile_huber, lambda gradient, cotangent: (cotangent * gradient, None))
-
-
-@jax.custom_batching.custom_vmap
-def any_member(flag: jax.Array) -> jax.Array:
-    """The flag; under vmap, whether any member's is set, one for all: so a `cond` on it remains a branch."""
-    return flag
-
-
-@any_member.def_vmap
-def _(axis_size: int, in_batched: list[bool], flag: jax.Array) -> tuple[jax.Array, bool]:
-    return any_member(flag.any()), False
 
 
 def updates_before(environment_steps: Sequence[int], ratio: int | Fraction, warmup: int) -> tuple[int, ...]:

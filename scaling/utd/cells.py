@@ -15,6 +15,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -151,7 +152,8 @@ def harvest(root: pathlib.Path, pack: Pack, directory: pathlib.Path) -> list[str
             'failed_at': frozen.get(number),
             'env_step': [int(row['environment_steps']) for row in own],
             'return': [row['online/return'] for row in own],
-            **{name: [row[name] for row in own] for name in MEASURES},
+            # Environments on the host have no held-out transitions.
+            **{name: [row.get(name, math.nan) for row in own] for name in MEASURES},
         }
         write_json_atomic(path(root, cell), result)
         if number in frozen:

@@ -1,6 +1,7 @@
 """One door to all environments: on the device or on the host, by name.
 
 pendulum, cartpole, point_mass        our own, in the compiled loop (analytic.py)
+playground:CheetahRun, brax:ant       simulators for accelerators, in the compiled loop (mjx.py)
 cheetah-run, HalfCheetah-v5           dm_control and gymnasium, on the host (host_envs.py)
 """
 
@@ -24,10 +25,11 @@ class Task(NamedTuple):
 @functools.cache
 def resolve(name: str) -> Task:
     """The environment called so. Raises UserError, with the nearest name, where there is none."""
-    from scaling.utd import analytic
+    from scaling.utd import analytic, mjx
 
-    if name in analytic.ENVIRONMENTS or name in analytic.PROBES:
-        environment = analytic.make(name)
+    simulated = mjx.is_name(name)
+    if simulated or name in analytic.ENVIRONMENTS or name in analytic.PROBES:
+        environment = (mjx if simulated else analytic).make(name)
         return Task(environment.observation_dim, environment.action_dim, on_device=environment)
     from scaling.utd import host_envs
 
@@ -38,9 +40,11 @@ def resolve(name: str) -> Task:
 
 def check(name: str) -> None:
     """Raises UserError where there is no environment called so; builds none."""
-    from scaling.utd import analytic
+    from scaling.utd import analytic, mjx
 
-    if name not in analytic.ENVIRONMENTS and name not in analytic.PROBES:
+    if mjx.is_name(name):
+        mjx.check(name)
+    elif name not in analytic.ENVIRONMENTS and name not in analytic.PROBES:
         from scaling.utd import host_envs
 
         host_envs.factory(name)

@@ -26,6 +26,7 @@ from scaling.utd import cells
 from scaling.utd.cells import Cell, Pack
 
 PATIENCE = 900.0  # seconds without a sign of life after which the packs of other hosts are given up
+PAUSE = 5.0  # seconds between two looks at what they have done
 SHARES = (('JAX_PROCESS_ID', 'JAX_NUM_PROCESSES'), ('SLURM_PROCID', 'SLURM_NTASKS'))
 STOPPED, FINISHED, FAILED = 'stopped', 'finished', 'failed'
 
@@ -55,6 +56,7 @@ class Programs:
 
     def build(self, config, *, mesh, numerics, seeds, hparams) -> Any:
         """As `api.build`, with the program of an earlier pack where there is one."""
+        from core_jax.driver import HostDriver
         from scaling.utd import api, rollout, settings
 
         static = {name: value for name, value in config.to_dict().items() if name not in self.LEFT_OUT}
@@ -64,7 +66,10 @@ class Programs:
             driver = api.build(config, mesh=mesh, numerics=numerics, seeds=seeds, hparams=hparams)
         else:
             driver.assign(seeds, hparams)
-            driver.bind(rollout.clock(settings.ratio(config)))
+            if isinstance(driver, HostDriver):  # keeps the clocks itself
+                driver.ratio = settings.ratio(config)
+            else:
+                driver.bind(rollout.clock(settings.ratio(config)))
         self._drivers[name] = driver  # the newest last
         while len(self._drivers) > self._most:
             del self._drivers[next(iter(self._drivers))]
@@ -126,12 +131,19 @@ def _default_workers() -> int:
 def _in_this_process(root: pathlib.Path, packs: list[Pack], workers: int, say: Callable[[str], None]) -> list[str]:
     import jax
 
+    from core_jax import loop
+
     progress, programs, failed = _Progress(packs, say), Programs(), []
-    for pack in packs:
-        try:
-            failed += progress.note(pack, run_pack(root, pack, programs, jax.local_devices()))
-        except Exception as error:
-            failed += progress.failed(pack, _explain(error))
+    with loop.Signals() as signals:  # between the packs; each has its own while it runs
+        for pack in packs:
+            try:
+                failed += progress.note(pack, run_pack(root, pack, programs, jax.local_devices()))
+            except loop.Preempted:
+                raise
+            except Exception as error:
+                failed += progress.failed(pack, _explain(error))
+            if signals.number:
+                raise loop.Preempted(signals.number)
     return failed
 
 
@@ -146,7 +158,8 @@ def _in_workers(root: pathlib.Path, packs: list[Pack], workers: int, say: Callab
     cores = sorted(os.sched_getaffinity(0))
     (root / 'logs').mkdir(parents=True, exist_ok=True)
     processes = [
-        context.Process(target=_work, args=(root, packs, orders, answers, cores[i % len(cores)], i), daemon=True)
+        # Not daemons, which may have no processes of their own: environments on the host are such.
+        context.Process(target=_work, args=(root, packs, orders, answers, cores[i % len(cores)], i))
         for i in range(workers)
     ]
     progress, failed = _Progress(packs, say), []
@@ -182,9 +195,12 @@ def _ended(processes: list) -> Iterator[None]:
     try:
         yield
     finally:
-        for process in processes:
-            if process.pid and process.is_alive():
-                process.terminate()
+        alive = [process for process in processes if process.pid and process.is_alive()]
+        for process in alive:
+            process.terminate()
+        for process in alive:
+            process.join(60)  # it may be saving
+            process.kill()
 
 
 def _work(root: pathlib.Path, packs: list[Pack], orders: Any, answers: Any, core: int, number: int) -> None:
@@ -192,7 +208,7 @@ def _work(root: pathlib.Path, packs: list[Pack], orders: Any, answers: Any, core
     os.setsid()  # a terminal's Ctrl-C is for the parent, which passes it on once
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # when the parent is killed: save and leave
-    if os.getppid() == 1:
+    if os.getppid() != multiprocessing.parent_process().pid:  # it was killed before that
         return
     os.sched_setaffinity(0, {core})  # before jax counts the cores
     log = open(root / 'logs' / f'worker_{number}.log', 'a', buffering=1)
@@ -266,7 +282,16 @@ def _wait_for_others(
             left, since = len(now), time.monotonic()
         if time.monotonic() - max(since, _last_sign(root)) > PATIENCE:
             raise UserError(f'{len(now)} cells of other hosts are missing; start the same command again on all hosts')
-        time.sleep(5)
+        time.sleep(PAUSE)
+
+
+def wait_for_host_0(done: Callable[[], bool], what: str) -> None:
+    """Returns when `done()`, which is what host 0 makes for all. UserError after PATIENCE."""
+    since = time.monotonic()
+    while not done():
+        if time.monotonic() - since > PATIENCE:
+            raise UserError(f'host 0 has not made {what}; start the same command again on all hosts')
+        time.sleep(PAUSE)
 
 
 def _last_sign(root: pathlib.Path) -> float:

@@ -1,6 +1,7 @@
 """Environments that run on the host: gymnasium's MuJoCo tasks and the dm_control suite, through one door.
 
     HalfCheetah-v5, Ant-v4        gymnasium ids; the paper's thresholds are for v4
+    module:Name-v0                somebody's own: the module is imported, which registers it
     cheetah-run, dmc:cheetah-run  the suite's task `run` of the domain `cheetah`; 1000 steps, no action is repeated
 
 Actions are in [-1, 1]. An episode that ends by its time limit is truncated, never terminated: all of the suite's are.
@@ -9,6 +10,7 @@ Actions are in [-1, 1]. An episode that ends by its time limit is truncated, nev
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +29,12 @@ def factory(name: str) -> Callable[[], gymnasium.Env]:
     if prefix == 'dmc' or (not prefix and _is_suite(name)):
         domain, task = _suite_names()[_known(rest, _suite_names())]
         return functools.partial(make_suite, domain, task)
-    if name in gymnasium.registry:
+    if prefix and prefix != 'dmc':
+        try:
+            importlib.import_module(prefix)
+        except ImportError as error:
+            raise UserError(f'cannot find environment {name!r}: {error}') from error
+    if rest in gymnasium.registry:
         return functools.partial(make_gymnasium, name)
     from scaling.utd import analytic
 
@@ -63,10 +70,12 @@ def _gymnasium_names() -> list[str]:
 
 
 def make_gymnasium(name: str) -> gymnasium.Env:
-    """A gymnasium environment with actions in [-1, 1]. Raises UserError where its actions are no Box."""
+    """A gymnasium environment with actions in [-1, 1]. Raises UserError where its spaces are no Boxes of vectors."""
     env = gymnasium.make(name)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise UserError(f'{name} has actions {env.action_space}; only continuous ones can be learned here')
+    if not isinstance(env.observation_space, gymnasium.spaces.Box) or len(env.observation_space.shape) != 1:
+        raise UserError(f'{name} has observations {env.observation_space}; only vectors can be learned from here')
     return gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
 
 

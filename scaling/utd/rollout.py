@@ -31,7 +31,7 @@ import numpy as np
 
 from core_jax import replay
 from core_jax.driver import Source
-from core_jax.state import Learner, global_norm
+from core_jax.state import Learner, any_member, global_norm
 from scaling.utd.analytic import Environment
 
 HELD_OUT_EVERY = 10  # vector steps between two of the held-out environments (Compute-Optimal Scaling, section 3)
@@ -111,6 +111,12 @@ def source(
         zeros = jnp.zeros(slots)
         return Actors(states, observations, zeros.astype(jnp.int32), zeros, learner.memory(slots), ring)
 
+    def begun(states: Any, ends: jax.Array, keys: jax.Array) -> Any:
+        """New episodes, for the environments whose last one ended: of the others what is returned is not read."""
+        if not environment.costly_reset:
+            return reset(keys)
+        return jax.lax.cond(any_member(ends.any()), lambda: reset(keys), lambda: states)
+
     def act_and_step(actors: Actors, policy: Any, key: jax.Array, warming: jax.Array) -> tuple[Actors, dict]:
         """One step of every environment; also says which episodes ended, with their returns and lengths [S]."""
         count = actors.age.shape[0]
@@ -130,7 +136,7 @@ def source(
             'ends': ends,
             'next_observations': reached,
         }
-        fresh = reset(jax.random.split(reset_key, count))
+        fresh = begun(states, ends, jax.random.split(reset_key, count))
         first = learner.memory(count)
 
         def where_ended(new, old):

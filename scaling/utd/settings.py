@@ -111,9 +111,14 @@ def resolve(
     small = SMALL | SMALL_AGENTS[agent] if preset is None else preset
     for layer in (small, _debug(agent) if debug else {}, fields):
         cli.apply(config, layer)
-    if 0 < total_updates(config) <= config.get('reset_interval', 0):
-        config.reset_interval = 0  # a run that ends before its first reset need not compile one
     validate(config)
+    return _without_unreached_resets(config)
+
+
+def _without_unreached_resets(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A run that ends before its first reset need not compile one."""
+    if total_updates(config) <= config.get('reset_interval', 0):
+        config.reset_interval = 0
     return config
 
 
@@ -147,6 +152,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise unknown(name, config[name], options)
     if not 0 < config.utd < float('inf'):
         raise UserError(f'utd must be above 0 and finite, got {config.utd}')
+    if 'hidden_dims' in config and (not config.hidden_dims or min(config.hidden_dims) < 1):
+        raise UserError(f'hidden_dims must be widths of at least 1, got {config.hidden_dims}')
+    if config.seed + config.seeds > 2**32:
+        raise UserError(f'seeds lie below 2**32, got {config.seed}')
     if config.steps <= config.warmup:
         raise UserError(f'the {config.steps} steps end within the {config.warmup} of warm-up')
     for name in ('steps', 'warmup', 'log_interval', 'eval_interval', 'save_interval'):
@@ -154,6 +163,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f'{name} must be a multiple of the {config.envs} environments, got {config[name]}')
     for name in ('log_interval', 'eval_interval', 'save_interval'):
         updates_in(config, config[name], name)
+    if total_updates(config) < 1:
+        raise UserError(f'{config.steps - config.warmup} steps after the warm-up are no update at utd={config.utd:g}')
     members(config)
     environments.check(config.env)
 
@@ -218,6 +229,7 @@ def for_resume(
     for layer in (saved, preset or {}, _debug(saved['agent']) if debug else {}, fields):
         cli.apply(config, _flat(layer))
     validate(config)
+    _without_unreached_resets(config)
     changed = [
         f'{name}: saved {old!r}, wanted {new!r}'
         for name, old, new in differences(before.to_dict(), config.to_dict())

@@ -11,6 +11,7 @@ ROOT/report.md, ROOT/plots/       report
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from core_jax.errors import UserError
-from core_jax.files import write_atomic, write_json_atomic
+from core_jax.files import plain, write_atomic, write_json_atomic
 from scaling.utd import cells, fleet, runs_table, sweep
 from scaling.utd.cells import Cell
 from scaling.utd.fit import jsonable
@@ -42,6 +43,9 @@ def run(profile: dict[str, Any], root: pathlib.Path, chosen: Sequence[str], work
                 failed += STAGES[stage](profile, root, workers)
             elif fleet.share()[0] == 0:
                 STAGES[stage](profile, root, command)
+            elif stage == 'hyperparameters':
+                wanted = _origin(profile, root)
+                fleet.wait_for_host_0(lambda wanted=wanted: _made_from(root) == wanted, 'hyperparameters.json')
     except loop.Preempted as stopped:
         print(f'stopped; what was under way is saved. Go on with: {shlex.join(command)}')
         return stopped.status
@@ -65,7 +69,7 @@ def plan(profile: dict[str, Any], root: pathlib.Path, command: list[str]) -> Non
     ]
     write_json_atomic(root / 'plan.json', {'profile': profile, 'cells': rows})
     (root / 'launch').mkdir(exist_ok=True)
-    words = shlex.join(command)
+    words = shlex.join(word for word in command if word not in STAGES)  # all of them, not the plan again
     if not any(word.startswith('--workdir') for word in command):
         words += f' --workdir={shlex.quote(str(root))}'
     for name, text in launchers(words).items():
@@ -128,11 +132,25 @@ def hyperparameters(profile: dict[str, Any], root: pathlib.Path, command: list[s
         for utd in profile['fitted']['utd']
     ]
     document = {'laws': laws, 'proposals': proposals, 'notes': runs.notes, 'thresholds': ladder}
+    document['origin'] = _origin(profile, root)
     write_json_atomic(root / 'hyperparameters.json', jsonable(document))
     for field, law in laws.items():
         slope = law['slope']
         print(f'best {field} ~ sigma^{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]: {law["verdict"]}')
     print(f'wrote {root / "hyperparameters.json"}')
+
+
+def _origin(profile: dict[str, Any], root: pathlib.Path) -> str:
+    """A hash of what the hyperparameters are fitted on: the profile, and the cells that are finished."""
+    finished = sorted(cell.id for cell in sweep.grid_of(profile) if cells.path(root, cell).exists())
+    return hashlib.sha1(json.dumps([plain(profile), finished], sort_keys=True).encode()).hexdigest()
+
+
+def _made_from(root: pathlib.Path) -> str | None:
+    try:
+        return json.loads((root / 'hyperparameters.json').read_text()).get('origin')
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def proposed(laws: dict[str, Any], profile: dict[str, Any], field: str, env: str, utd: float) -> float:

@@ -24,6 +24,15 @@ from scaling.utd.cells import Cell
 
 STAGES = ('plan', 'grid', 'hyperparameters', 'fitted', 'laws', 'report')
 PROFILES = pathlib.Path(__file__).parents[2] / 'configs' / 'utd'
+# What a profile has: fields, and what these have.
+FIELDS = {
+    'name': (),
+    'common': (),
+    'environments': (),
+    'grid': ('utd', 'batch_size', 'learning_rate', 'seeds'),
+    'fitted': ('utd', 'seeds'),
+    'thresholds': ('lowest', 'highest', 'count'),
+}
 
 
 def main() -> int:
@@ -57,13 +66,19 @@ def main() -> int:
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """A profile by its name or path. UserError with the nearest name where there is none."""
-    if name.endswith('.py'):
-        return load_preset(name)
-    known = sorted(path.stem for path in PROFILES.glob('*.py'))
-    if name not in known:
-        raise unknown('profile', name, known)
-    return load_preset(str(PROFILES / f'{name}.py'))
+    """A profile by its name or path. UserError with the nearest name where there is none, or where it is not whole."""
+    path = name
+    if not name.endswith('.py'):
+        known = sorted(path.stem for path in PROFILES.glob('*.py'))
+        if name.replace('-', '_') not in known:
+            raise unknown('profile', name, known)
+        path = str(PROFILES / f'{name.replace("-", "_")}.py')
+    profile = load_preset(path)
+    for field, parts in FIELDS.items():
+        missing = [field] if field not in profile else [f'{field}.{p}' for p in parts if p not in profile[field]]
+        if missing:
+            raise UserError(f'profile {path} has no {missing[0]}')
+    return profile
 
 
 def narrowed(profile: dict[str, Any], envs: str | None, sigmas: str | None, seeds: int | None) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     python -m scaling.utd.main --config=configs/utd/runs/bro.py --env=cheetah-run
 
-Published (BRO's training data, 10 seeds, 1M steps): cheetah-run 825 +- 54, walker-run 823 +- 5, humanoid-stand 937 +- 18.
-Not run here: an update takes 55 ms on a CPU core, and a run is 10M of them.
+Published (BRO's training data, 10 seeds, 1M steps): cheetah-run 825 +- 54, walker-run 823 +- 5, humanoid-stand 937 +-
+18. Not run here: an update takes 55 ms on a CPU core, and a run is 10M of them.
 """
 
 from scaling.utd.bro import PRESETS
