@@ -32,6 +32,7 @@ actor/parameter_norm (2-norms, after the update); actor/loss of the latest P upd
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import chex
@@ -44,7 +45,7 @@ import optax
 
 from core_jax import replay
 from core_jax.networks import MLP, ensemble
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
+from core_jax.state import Learner, Trainable, any_member, copy, descend, global_norm, polyak, step_key, trainable
 
 HPARAMS = ('actor_learning_rate', 'critic_learning_rate', 'discount', 'tau')
 
@@ -176,14 +177,14 @@ def make(config: ml_collections.ConfigDict, action_dim: int) -> Learner:
             climbed = state.stale_critic if config.stale else critic.params
             loss, gradient = jax.value_and_grad(actor_loss)(state.actor.params, climbed, batch['observations'])
             moved = descend(state.actor, gradient, optimizer, hparams['actor_learning_rate'])
-            return moved, loss, global_norm(gradient)
+            # A frozen member stands at a step of its own: whose turn it is not, rests.
+            return jax.tree.map(partial(jnp.where, turn), (moved, loss, global_norm(gradient)), rest())
 
         def rest():
             return state.actor, state.actor_loss, jnp.zeros_like(state.actor_loss)
 
-        # In a vmapped population the steps differ, for all that XLA knows: it computes both and selects.
         turn = (state.step + 1) % config.critic_per_actor == 0
-        moved_actor, loss, actor_norm = jax.lax.cond(turn, climb, rest)
+        moved_actor, loss, actor_norm = jax.lax.cond(any_member(turn), climb, rest)
 
         metrics |= {
             'critic/parameter_norm': global_norm(critic.params),
