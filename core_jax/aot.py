@@ -129,6 +129,7 @@ def check(
     chip_memory: int,
     allowed_collectives: Collection[str],
     analytic_flops: float | None = None,
+    turns: int | None = None,
 ) -> Report:
     """Compiles `jitted_fn` for the devices of `mesh` and reports on it; allocates nothing.
 
@@ -137,6 +138,7 @@ def check(
     chip_memory: bytes that one device may use.
     allowed_collectives: the kinds that are meant to be there (names of hlo.COLLECTIVES).
     analytic_flops: two per multiply-add of all matrix products, over all devices, of one call.
+    turns: what a loop counts for whose length only the run decides; see `hlo.count`.
 
     What is wrong stands in `Report.problems`; compiler errors other than a full memory are raised.
     """
@@ -164,7 +166,7 @@ def check(
         )
     seconds = time.monotonic() - started
     memory = compiled.memory_analysis()
-    work = hlo.count(compiled.as_text())
+    work = hlo.count(compiled.as_text(), turns)
     report = dataclasses.replace(
         blank,
         argument_bytes=memory.argument_size_in_bytes,
@@ -230,10 +232,15 @@ class Program(NamedTuple):
     mesh: Mesh
     allowed_collectives: Collection[str]
     analytic_flops: float | None = None
+    turns: int | None = None
 
 
 def main(
-    module: str, programs: dict[str, Callable[[list], Program]], topologies: tuple[str, ...], about: str = ''
+    module: str,
+    programs: dict[str, Callable[[list], Program]],
+    topologies: tuple[str, ...],
+    about: str = '',
+    results: str = 'results/tpu_check.json',
 ) -> int:
     """The command of a paper package: every program on every slice; prints the table, writes it as JSON.
 
@@ -241,12 +248,13 @@ def main(
     allocated, and what it refuses can end the process.
     programs: name -> function of the slice's devices.
     about: what one call of them is, for the readers of the table.
+    results: where the JSON goes when everything was checked.
     Returns 1 when anything failed, otherwise 0.
     """
     parser = cli.Parser(prog=f'python -m {module}', description='Compile for TPU slices without a TPU.')
     parser.add_argument('--topology', nargs='+', default=topologies, help='slices, such as v5e:4x4')
     parser.add_argument('--program', nargs='+', default=tuple(programs), help=f'of {", ".join(programs)}')
-    parser.add_argument('--output', type=pathlib.Path, help='default: results/tpu_check.json when all is checked')
+    parser.add_argument('--output', type=pathlib.Path, help=f'default: {results} when all is checked')
     parser.add_argument('--seconds', type=float, default=900, help='limit for one compilation')
     parser.add_argument('--in-process', action='store_true', help='one compilation here; --output gets its row')
     flags = parser.parse_args()
@@ -275,7 +283,7 @@ def main(
     for failure in failures:
         print(f'FAILED {failure["name"]}: {failure["error"]}')
     everything = flags.program == tuple(programs) and flags.topology == topologies
-    output = flags.output or (pathlib.Path('results/tpu_check.json') if everything else None)
+    output = flags.output or (pathlib.Path(results) if everything else None)
     if output is not None:
         _write(output, module, about, rows, failures)
         print(f'wrote {output}')
@@ -308,6 +316,7 @@ def _compile_one(flags: argparse.Namespace, programs: dict[str, Callable[[list],
         chip_memory(topology),
         program.allowed_collectives,
         program.analytic_flops,
+        program.turns,
     )
     flags.output.write_text(json.dumps(report.row()))
     return 0

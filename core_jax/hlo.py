@@ -14,7 +14,8 @@ matrix products in three shapes, and all of them are counted exactly:
     reduce        compiler copies from the dot: 2 x elements of the product
 
 The trip count of a loop is the compiler's `known_trip_count`, or is worked out from start, step and bound (TPU programs
-do not carry the former). A loop around something that counts must have a length that the program itself fixes.
+do not carry the former). A loop around something that counts must have a length that the program itself fixes, unless
+the caller says how many turns to count for one that only the run decides.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ class Work(NamedTuple):
     collectives: dict[str, Collective] = {}
 
 
-def count(text: str) -> Work:
+def count(text: str, turns: int | None = None) -> Work:
     """The work of a compiled program, given as the text of its optimized HLO (`compiled.as_text()`).
 
-    Raises ValueError where something that counts lies in a loop whose length is known only at run time.
+    turns: what a loop counts for whose length is known only at run time. Without, ValueError is raised where something
+    that counts lies in one.
     """
-    return _Module(text).work()
+    return _Module(text, turns).work()
 
 
 class _Instruction(NamedTuple):
@@ -88,7 +90,8 @@ _SAME = frozenset({'bitcast', 'convert', 'copy', 'copy-done', 'copy-start', 'opt
 class _Module:
     """The computations of a program by name, and the walk over them."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, turns: int | None = None):
+        self.turns = turns
         self.computations: dict[str, dict[str, _Instruction]] = {}
         self.roots: dict[str, str] = {}
         self.callers: dict[str, list[tuple[str, _Instruction]]] = {}
@@ -207,6 +210,8 @@ class _Module:
             beyond = {'LT': 0, 'GT': 0, 'NE': 0, 'LE': 1, 'GE': -1}.get(direction)
             if None not in (bound, start, step, beyond) and step:
                 return len(range(start, bound + beyond, step))
+        if self.turns is not None:
+            return self.turns
         raise ValueError(f'loop %{loop.name} holds matrix products or collectives, and its trip count is unknown')
 
     def _step(self, body: str, element: int) -> int | None:

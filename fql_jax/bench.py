@@ -18,7 +18,6 @@ Each row is a median over repetitions with the smallest and largest, so that noi
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
 import statistics
@@ -28,8 +27,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from core_jax.cli import Parser
-from core_jax.errors import UserError, exit_on_user_error, unknown
+from core_jax import bench
+from core_jax.errors import exit_on_user_error
 
 PARTS = ('update', 'agents', 'population', 'replay', 'evaluate', 'startup')
 DEMO = 'demo (256x2, 5 Euler steps)'
@@ -44,29 +43,11 @@ SIZES = {  # name: (hidden widths, Euler steps)
 
 
 def main() -> int:
-    parser = Parser(prog='python -m fql_jax.bench', description=__doc__)
-    parser.add_argument('--only', default=','.join(PARTS), help=f'parts to run, of {", ".join(PARTS)}')
+    parser = bench.parser('python -m fql_jax.bench', __doc__, PARTS)
     parser.add_argument('--sizes', default=','.join(SIZES), help='network sizes, by the beginnings of their names')
-    parser.add_argument('--seconds', type=float, default=2.0, help='of each repetition')
-    parser.add_argument('--repetitions', type=int, default=5)
-    parser.add_argument('--out', default='results/bench.jsonl', help="where rows are appended ('' prints only)")
-    flags, overrides = parser.parse()
-    if overrides:
-        raise UserError('bench has no config')
-    if flags.repetitions < 1 or flags.seconds <= 0:
-        raise UserError('repetitions must be at least 1 and seconds above 0')
-    parts = flags.only.split(',')
-    for part in parts:
-        if part not in PARTS:
-            raise unknown('part', part, PARTS)
+    flags, parts, measure = bench.parse(parser, PARTS)
     sizes = [name for name in SIZES if any(name.startswith(wanted) for wanted in flags.sizes.split(','))]
-    measure = functools.partial(median_rate, seconds=flags.seconds, repetitions=flags.repetitions)
-    rows: list[dict] = []
-
-    def show(row: dict[str, Any]) -> None:
-        rows.append(row)
-        print('  '.join(f'{name} {_short(value)}' for name, value in row.items()), flush=True)
-
+    show = bench.Rows()
     if 'startup' in parts:
         bench_startup(show, flags.repetitions)
     if 'update' in parts:
@@ -82,29 +63,8 @@ def main() -> int:
             bench_population(show, name, measure)
     if 'evaluate' in parts:
         bench_evaluate(show)
-    if flags.out:
-        append(pathlib.Path(flags.out), rows)
-        print(f'{len(rows)} rows appended to {flags.out}')
+    show.append_to(flags.out)
     return 0
-
-
-def median_rate(
-    functions: dict[str, Callable[[int], None]], seconds: float, repetitions: int
-) -> dict[str, list[float]]:
-    """Calls a second of each function(count), repetitions taking turns so that a slow minute hits all alike."""
-    counts = {}
-    for name, function in functions.items():
-        function(1)  # compiles
-        began = time.perf_counter()
-        function(3)
-        counts[name] = max(1, int(seconds / max((time.perf_counter() - began) / 3, 1e-6)))
-    rates: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            began = time.perf_counter()
-            function(counts[name])
-            rates[name].append(counts[name] / (time.perf_counter() - began))
-    return rates
 
 
 def _config(name: str, fields: dict | None = None):
@@ -144,14 +104,6 @@ def _driver(name: str, seeds: int = 1, fields: dict | None = None):
     return driver, learner, config
 
 
-def _advance(driver) -> Callable[[int], None]:
-    def run(count: int) -> None:
-        driver.advance(count)
-        driver.wait()
-
-    return run
-
-
 def _one_call(name: str, fields: dict | None = None) -> Callable[[int], None]:
     """The peer: the same update with its sampling, jitted and donated, called once an update from Python."""
     import jax
@@ -176,45 +128,14 @@ def _one_call(name: str, fields: dict | None = None) -> Callable[[int], None]:
     return call
 
 
-def _floor(name: str) -> Callable[[int], None]:
-    """The same mix of matrix products and nothing else, in one compiled loop."""
-    import jax
-    import jax.numpy as jnp
-
-    from fql_jax import cost
-
-    mix = cost.products(_config(name), OBSERVATIONS, ACTIONS)
-    key = jax.random.key(0)
-    pairs = [
-        (times, jax.random.normal(key, (m, k)) * 1e-3, jax.random.normal(key, (k, n)) * 1e-3) for times, m, k, n in mix
-    ]
-
-    @jax.jit
-    def run(count, total):
-        def body(_, total):
-            for times, left, right in pairs:
-                # The scalar makes each product depend on the last one, so that none is hoisted or left out.
-                def again(_, total, left=left, right=right):
-                    return total + 1e-9 * ((left + total) @ right)[0, 0]
-
-                total = jax.lax.fori_loop(0, times, again, total, unroll=True)
-            return total
-
-        return jax.lax.fori_loop(0, count, body, total)
-
-    def call(count: int) -> None:
-        run(jnp.int32(count), jnp.float32(0)).block_until_ready()
-
-    return call
-
-
 def bench_update(show: Callable, name: str, measure: Callable) -> None:
     """One seed: the compiled loop, one call an update, and the floor."""
     from fql_jax import cost
 
     scan, _, _ = _driver(name)
-    rates = measure({'loop of updates': _advance(scan), 'one call an update': _one_call(name), 'floor': _floor(name)})
-    mid = {which: statistics.median(values) for which, values in rates.items()}
+    floor = bench.floor(cost.products(_config(name), OBSERVATIONS, ACTIONS))
+    rates = measure({'loop of updates': bench.advance(scan), 'one call an update': _one_call(name), 'floor': floor})
+    mid = bench.medians(rates)
     gflop = cost.flops(_config(name), OBSERVATIONS, ACTIONS) / 1e9
     show(
         {
@@ -250,8 +171,8 @@ def agent_variants() -> dict[str, dict]:
 def bench_agent(show: Callable, agent: str, fields: dict, measure: Callable) -> None:
     """One seed of an agent: the compiled loop, and one call an update."""
     scan, _, _ = _driver(DEMO, fields=fields)
-    rates = measure({'loop of updates': _advance(scan), 'one call an update': _one_call(DEMO, fields)})
-    mid = {which: statistics.median(values) for which, values in rates.items()}
+    rates = measure({'loop of updates': bench.advance(scan), 'one call an update': _one_call(DEMO, fields)})
+    mid = bench.medians(rates)
     show(
         {
             'bench': 'agent',
@@ -309,9 +230,9 @@ def bench_population(show: Callable, name: str, measure: Callable) -> None:
     one, _, _ = _driver(name)
     eight, _, _ = _driver(name, seeds=8)
     many = 16  # updates a call
-    rates = measure({'one': lambda n: _advance(one)(many * n), 'eight': lambda n: _advance(eight)(many * n)})
+    rates = measure({'one': lambda n: bench.advance(one)(many * n), 'eight': lambda n: bench.advance(eight)(many * n)})
     rates = {which: [many * rate for rate in values] for which, values in rates.items()}
-    mid = {which: statistics.median(values) for which, values in rates.items()}
+    mid = bench.medians(rates)
     show(
         {
             'bench': 'population',
@@ -422,38 +343,6 @@ def bench_startup(show: Callable, repetitions: int) -> None:
     for what, command in (('--help', ('-m', 'fql_jax.main', '--help')), ('first update', ('-c', first))):
         values = seconds(*command)
         show({'bench': 'startup', 'what': what, 'seconds': statistics.median(values), 'high': max(values)})
-
-
-def append(path: pathlib.Path, rows: list[dict]) -> None:
-    """Adds the rows, each with commit, versions, machine and time."""
-    import jax
-
-    from core_jax import provenance
-
-    device = jax.devices()[0]
-    about = {
-        'date': time.strftime('%Y-%m-%d %H:%M'),
-        'commit': provenance.git_commit(),
-        'jax': jax.__version__,
-        'python': sys.version.split()[0],
-        'device': f'{jax.device_count()} x {device.device_kind}',
-        'cpu': _cpu(),
-        'cores': len(os.sched_getaffinity(0)),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a') as file:
-        for row in rows:
-            file.write(json.dumps(row | about) + '\n')
-
-
-def _cpu() -> str:
-    info = pathlib.Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
-    return names[0] if names else 'unknown'
-
-
-def _short(value: Any) -> str:
-    return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
 if __name__ == '__main__':

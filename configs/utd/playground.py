@@ -4,8 +4,8 @@
 
 BRO as published. The paper's grid for the dm_control suite, as two grids with one middle instead of their product: UTD
 1, 2, 4, 8; batch 32 to 512 at learning rate 6e-4, and 1.5e-4 to 1.2e-3 at batch 128. Stage two: UTD 1/4 to 8. Four of
-its seven tasks, with Playground's models and start states (the humanoid's and the reacher's time steps are coarser than
-dm_control's, the others are not), and five seeds instead of 8 to 10.
+its seven tasks, and five seeds instead of 8 to 10: 640 runs of a million steps. All but the smallest part of that is
+days of a chip, which ENVS and SIGMAS choose from.
 """
 
 

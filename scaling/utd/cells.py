@@ -28,6 +28,9 @@ INCIDENTAL = ('seeds', 'vary', 'workers', 'mesh', 'eval_interval', 'save_interva
 # What is kept of a cell beside its curve, from its log rows: the paper's measures of overfitting and plasticity.
 MEASURES = ('td_error/fresh', 'td_error/replayed', 'td_error/held_out', 'td_error/overfitting', 'norm/critic')
 
+# The fields of a cell's file.
+RESULT = {'fields', 'model_size', 'failed_at', 'env_step', 'return', *MEASURES}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -167,7 +170,10 @@ def read(root: pathlib.Path, cells: list[Cell]) -> list[tuple[Cell, dict[str, An
     found = []
     for cell in cells:
         try:
-            found.append((cell, json.loads(path(root, cell).read_text())))
+            result = json.loads(path(root, cell).read_text())
+            if not isinstance(result, dict) or not RESULT <= result.keys():
+                raise ValueError('not the result of a cell')
+            found.append((cell, result))
         except FileNotFoundError:
             continue
         except ValueError as error:

@@ -14,6 +14,8 @@ PROGRAMS = [
     'fql_jax.reproduce',
     'fql_jax.bench',
     'fql_jax.tpu_check',
+    'scaling.utd.main',
+    'scaling.utd.sweep',
     'core_jax.stats',
 ]
 

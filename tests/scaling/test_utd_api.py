@@ -147,7 +147,7 @@ def test_evaluation_counts_an_episode_until_it_ends():
 @SLOW
 @pytest.mark.parametrize('agent', settings.AGENTS)
 def test_debug_run_of_every_agent(agent, tmp_path):
-    api.train(fields={'agent': agent}, debug=True, workdir=str(tmp_path / 'run'))
+    api.train(fields={'agent': agent, 'mesh': 'data:1'}, debug=True, workdir=str(tmp_path / 'run'))
     assert tiny.summary(tmp_path / 'run')['steps'] == settings.total_updates(
         settings.resolve({'agent': agent}, debug=True)
     )
