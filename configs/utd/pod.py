@@ -3,6 +3,7 @@
     pip install -e '.[playground]'; make sweep-utd PROFILE=pod DRY=1    the plan
     python -m scaling.utd.sweep plan --profile=pod                      and launchers for SLURM and TPU pods
     make tpu-check                                                      what its packs take of v5p:4x4x4 and v5e:16x16
+    ... --seeds=4, then again without it                                on v5e, which does not hold the packs of eight
 
 BRO as published, critics of width 512. The paper's grid for the dm_control suite is UTD 1, 2, 4, 8 x batch 32 to 512 x
 learning rate 1.5e-4 to 1.2e-3, 8 to 10 seeds. Here batches are 64 to 1024, since the best ones that it found at UTD 1
