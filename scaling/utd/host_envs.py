@@ -41,11 +41,6 @@ def factory(name: str) -> Callable[[], gymnasium.Env]:
     raise unknown('environment', name, [*analytic.ENVIRONMENTS, *_suite_names(), *_gymnasium_names()])
 
 
-def is_name(name: str) -> bool:
-    """Whether an environment on the host is called so."""
-    return name.startswith('dmc:') or _is_suite(name) or name in gymnasium.registry
-
-
 def _known(name: str, names: dict) -> str:
     if name not in names:
         raise unknown('task of the dm_control suite', name, names)

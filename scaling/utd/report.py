@@ -110,6 +110,7 @@ def curves(figure: Any, fits: dict[str, Any], fitted: Results) -> None:
             runs = [result for cell, result in own if cell.config.utd == utd]
             steps = np.array(runs[0]['env_step'])
             mean = np.mean([np.array(run['return'], float) for run in runs], axis=0)
+            steps, mean = steps[np.isfinite(mean)], mean[np.isfinite(mean)]  # an episode of every seed ended there
             colour = _colour(ratios, utd)
             axes.plot(steps, mean, color=colour, linewidth=0.8, alpha=0.5)
             axes.plot(steps, isotonic(mean), color=colour, linewidth=1.8, label=f'$\\sigma$ = {utd:g}')

@@ -181,7 +181,7 @@ def test_program_killed_and_then_terminated_in_an_evaluation_equals_the_run_that
 def test_program_stopped_in_its_first_compilation(number, seconds, whole, tmp_path, words):
     """Cold: without a compilation cache it takes seconds."""
     program = tiny.program('fql_jax.main', *words, JAX_ENABLE_COMPILATION_CACHE='false')
-    while 'compiling the first one' not in program.stdout.readline():
+    while 'compiling the first update' not in program.stdout.readline():
         pass
     time.sleep(seconds)
     program.send_signal(number)
