@@ -28,8 +28,9 @@ format: $(VENV)/installed  ## let ruff format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/installed  ## measure speed on this machine; rows are appended to results/bench.jsonl
+bench: $(VENV)/installed  ## measure speed on this machine, beside peers where they are installed; rows go to results/bench.jsonl
 	$(BIN)/python -m fql_jax.bench $(ARGS)
+	$(BIN)/python -m scaling.utd.bench $(ARGS)
 
 reproduce-fql: $(VENV)/installed  ## six agents on five environments, three seeds: about two hours on two cores
 	$(BIN)/python -m fql_jax.reproduce $(ARGS)
@@ -43,6 +44,7 @@ table: $(VENV)/installed  ## write docs/results.md from results/*.json
 
 tpu-check: $(VENV)/installed $(VENV)/tpu-check  ## compile for TPU slices with the real TPU compiler, on a CPU
 	$(BIN)/python -m fql_jax.tpu_check $(ARGS)
+	$(BIN)/python -m scaling.utd.tpu_check $(ARGS)
 
 install: $(VENV)/installed  ## the environment alone
 
@@ -54,7 +56,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/tpu-check: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tpu-check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tpu-check,playground]' \
+	    $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info[:2] == (3, 11) else "")')
 	touch $@
 
 clean:  ## remove caches; environment, runs and data stay

@@ -196,12 +196,13 @@ def make_driver(widths: Sequence[int], batch_size: int, members: int = 1, popula
 
 def bench_updates(show: Callable, sigma: int, measure: Callable, peers: dict[str, Peer]) -> None:
     """sigma updates between two environment steps: ours, the peers', the long loop, the floor."""
-    from scaling.utd import sac_cost
+    from scaling.utd import cost
 
     widths, batch_size = SIZES[MAIN]
     config = make_config(widths, batch_size)
     driver, loop = make_driver(widths, batch_size), make_driver(widths, batch_size)
-    floor = bench.floor(sac_cost.products(config, OBSERVATIONS, ACTIONS))
+    products = cost.sac(config, OBSERVATIONS, ACTIONS)
+    floor = bench.floor(products)
 
     def dispatch(count: int) -> None:
         for _ in range(count):
@@ -217,7 +218,7 @@ def bench_updates(show: Callable, sigma: int, measure: Callable, peers: dict[str
         name: lambda count, peer=peer: peer.ask(do='update', sigma=sigma, count=count) for name, peer in peers.items()
     }
     rates = {name: [sigma * rate for rate in values] for name, values in measure(functions).items()}
-    gflop = sac_cost.flops(config, OBSERVATIONS, ACTIONS) / 1e9
+    gflop = cost.flops(products) / 1e9
     show(
         {
             'bench': 'utd updates',

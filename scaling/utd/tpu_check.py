@@ -51,6 +51,10 @@ def program(mesh: Mesh, config: ml_collections.ConfigDict, members: int, **about
     return aot.Program(driver, (UPDATES,), mesh, set(), turns=1, **about)
 
 
+def update_flops(config: ml_collections.ConfigDict, task: environments.Task) -> float:
+    return cost.flops(cost.bro(config, task.observation_dim, task.action_dim))
+
+
 def of_pod(env: str, utd: float, batch_size: int, counted: bool = True):
     """A function of a slice's devices."""
 
@@ -60,7 +64,7 @@ def of_pod(env: str, utd: float, batch_size: int, counted: bool = True):
             members //= 2  # 16.01 GB of a v5e's 16 otherwise: --seeds=4, then the other four
         members = members // CHIPS * len(devices)
         task = environments.resolve(env)
-        flops = members * UPDATES * cost.flops(config, task.observation_dim, task.action_dim) if counted else None
+        flops = members * UPDATES * update_flops(config, task) if counted else None
         return program(make_mesh({'population': len(devices)}, devices), config, members, analytic_flops=flops)
 
     return make

@@ -1,6 +1,7 @@
 """Collecting: the same files for any number of workers, after any interruption; nothing mixed, nothing half written."""
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -337,7 +338,9 @@ def test_help_is_quick_and_ctrl_c_is_polite(tmp_path):
     assert '--episodes' in shown
     assert time.monotonic() - began < 2
     command = [*COMMAND, '--episodes=5000', '--workers=1', f'--out={tmp_path / "b.npz"}']
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A shell that runs the tests in its background has SIGINT ignored, which programs inherit.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
     while not list(tmp_path.rglob('0*.npz')):
         assert running.poll() is None
         time.sleep(0.02)

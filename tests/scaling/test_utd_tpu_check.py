@@ -29,7 +29,7 @@ def test_flops_of_an_update_as_compiled(optimistic):
     lowered = jax.jit(learner.update).lower(state, batch, learner.hparams)
     compiled = lowered.compile(compiler_options={'xla_backend_optimization_level': 0})  # it is not run
     config.envs = -1  # nobody acts, the held-out environment neither
-    assert hlo.count(compiled.as_text()).flops == pytest.approx(cost.flops(config, 6, 2), rel=0.01)
+    assert hlo.count(compiled.as_text()).flops == pytest.approx(cost.flops(cost.bro(config, 6, 2)), rel=0.01)
 
 
 def test_flops_at_the_published_size():
@@ -39,7 +39,7 @@ def test_flops_at_the_published_size():
     """
     config = settings.get_config('bro')
     size = 2 * (88 * 512 + 4 * 512**2 + 512 * 100)
-    assert 16 < cost.flops(config, 67, 21) / 128 / size < 18
+    assert 16 < cost.flops(cost.bro(config, 67, 21)) / 128 / size < 18
 
 
 def test_loops_whose_length_the_run_decides():
@@ -66,7 +66,7 @@ def test_a_pack_on_eight_devices():
     """On a CPU, the chunk that is compiled for TPUs: two members a device, an environment in each, nothing sent."""
     mesh = make_mesh('population:8')
     config, members = small(env='pendulum'), 16
-    flops = members * tpu_check.UPDATES * cost.flops(config, 3, 1)
+    flops = members * tpu_check.UPDATES * cost.flops(cost.bro(config, 3, 1))
     program = tpu_check.program(mesh, config, members, analytic_flops=flops)
     report = aot.check('pack', *program[:3], 10**9, *program[3:])
     assert report.ok, report.problems
@@ -111,7 +111,7 @@ def test_a_pack_compiles_for_a_tpu():
     devices = aot.topology_devices('v5e:2x2')
     mesh = make_mesh({'population': len(devices)}, devices)
     config, members = small(env='cartpole'), 8
-    flops = members * tpu_check.UPDATES * cost.flops(config, 5, 1)
+    flops = members * tpu_check.UPDATES * cost.flops(cost.bro(config, 5, 1))
     program = tpu_check.program(mesh, config, members, analytic_flops=flops)
     report = aot.check('pack', *program[:3], aot.chip_memory('v5e:2x2'), *program[3:])
     assert report.ok, report.problems

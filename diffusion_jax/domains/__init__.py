@@ -1,0 +1,1 @@
+"""DNA, molecules, proteins, images: data, model, rewards, and what is reported of designs."""
