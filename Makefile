@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test test-slow lint format bench table reproduce-fql sweep-utd tpu-check install clean
+.PHONY: help demo test test-slow lint format bench table reproduce-fql sweep-utd reproduce-dsearch reproduce-rerd tpu-check install clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -31,6 +31,7 @@ format: $(VENV)/installed  ## let ruff format the code
 bench: $(VENV)/installed  ## measure speed on this machine, beside peers where they are installed; rows go to results/bench.jsonl
 	$(BIN)/python -m fql_jax.bench $(ARGS)
 	$(BIN)/python -m scaling.utd.bench $(ARGS)
+	$(BIN)/python -m diffusion_jax.bench $(ARGS)
 
 reproduce-fql: $(VENV)/installed  ## six agents on five environments, three seeds: about two hours on two cores
 	$(BIN)/python -m fql_jax.reproduce $(ARGS)
@@ -39,12 +40,19 @@ sweep-utd: $(VENV)/installed  ## the laws of UTD ratios: about twelve minutes on
 	$(BIN)/python -m scaling.utd.sweep $(if $(DRY),--dry) $(if $(PROFILE),--profile=$(PROFILE)) \
 	    $(if $(ENVS),--envs=$(ENVS)) $(if $(SIGMAS),--sigmas=$(SIGMAS)) $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
 
+reproduce-dsearch: $(VENV)/installed  ## DSearch and what it is compared with, at equal cost: tables and panels
+	$(BIN)/python -m diffusion_jax.compare --config=configs/diffusion/dsearch.py $(ARGS)
+
+reproduce-rerd: $(VENV)/installed  ## refinement beside single-shot guidance, at equal cost
+	$(BIN)/python -m diffusion_jax.compare --config=configs/diffusion/rerd.py $(ARGS)
+
 table: $(VENV)/installed  ## write docs/results.md from results/*.json
 	$(BIN)/python -m core_jax.stats $(ARGS)
 
 tpu-check: $(VENV)/installed $(VENV)/tpu-check  ## compile for TPU slices with the real TPU compiler, on a CPU
 	$(BIN)/python -m fql_jax.tpu_check $(ARGS)
 	$(BIN)/python -m scaling.utd.tpu_check $(ARGS)
+	$(BIN)/python -m diffusion_jax.tpu_check $(ARGS)
 
 install: $(VENV)/installed  ## the environment alone
 

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -128,6 +129,62 @@ def floor(products: Sequence[tuple[int, int, int, int]]) -> Callable[[int], None
         run(jnp.int32(count), jnp.float32(0)).block_until_ready()
 
     return call
+
+
+class Peer:
+    """A process that runs a peer in its own Python and makes what it is told; a context manager.
+
+    It first says {"versions": {...}}, then answers each line of JSON on stdin with one on stdout when it is done.
+    """
+
+    def __init__(self, command: Sequence[str], environ: dict[str, str] | None = None):
+        pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+        self._process = subprocess.Popen(command, env=environ, **pipes)
+        self.versions: dict[str, str] = {}
+
+    def ask(self, **request: Any) -> None:
+        """Returns when it is done. Raises UserError, with the last line of its complaint, where it died."""
+        try:
+            self._process.stdin.write(json.dumps(request) + '\n')
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; the answer says so
+        self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            complaint = self._process.stderr.read().strip().splitlines() or ['it said nothing']
+            raise UserError(f'a peer of the benchmark stopped: {complaint[-1]}')
+        return json.loads(line)
+
+    def __enter__(self) -> Peer:
+        try:
+            self.versions = self._answer()['versions']
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
+def installed(python: str, modules: Sequence[str]) -> set[str]:
+    """Which of these modules this Python finds; none where there is no such Python."""
+    look = f'import importlib.util as u, json; print(json.dumps([m for m in {list(modules)!r} if u.find_spec(m)]))'
+    try:
+        done = subprocess.run([python, '-c', look], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return set()
+    return set(json.loads(done.stdout))
 
 
 def append(path: pathlib.Path, rows: list[dict]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
 import zipfile
@@ -16,6 +17,11 @@ import numpy as np
 from core_jax.errors import UserError, unknown
 
 
+def directory(configured: str = '') -> Path:
+    """Where data sets are kept: the configured place, else $TENFOLD_DATA, else ~/.cache/tenfold/data."""
+    return Path(configured or os.environ.get('TENFOLD_DATA') or '~/.cache/tenfold/data').expanduser()
+
+
 def load_npz(path: str | os.PathLike, ranks: Mapping[str, int | None] | None = None) -> dict[str, np.ndarray]:
     """The arrays of an npz file whose first axis is the row, all of the same length N.
 
@@ -24,6 +30,13 @@ def load_npz(path: str | os.PathLike, ranks: Mapping[str, int | None] | None = N
     has the wrong rank, where lengths differ or are 0, and where something is not a finite number. Objects are never
     unpickled.
     """
+    arrays = read_npz(path)
+    check_arrays(arrays, path, ranks)
+    return arrays
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, whatever their shapes. Raises UserError where it is missing or damaged."""
     path = Path(path)
     try:
         with open(path, 'rb') as stream, zipfile.ZipFile(stream) as archive:
@@ -40,7 +53,6 @@ def load_npz(path: str | os.PathLike, ranks: Mapping[str, int | None] | None = N
         raise UserError(f'there is no dataset {path}') from error
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f'{path} is no npz file, or a damaged one ({error})') from error
-    check_arrays(arrays, path, ranks)
     return arrays
 
 
@@ -91,6 +103,16 @@ def save_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], *, compr
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the arrays: their names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
+        digest.update(array)
+    return digest.hexdigest()
 
 
 def tfds_source(directory: str | os.PathLike, split: str = 'train') -> Sequence[Any]:

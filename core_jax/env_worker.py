@@ -170,14 +170,14 @@ def serve(connection: Any, payload: bytes, groups: list[list[int]], slots: int) 
                 slot.env.close()
 
 
-def load_factory(payload: bytes) -> Callable[[], Any]:
-    """The environment factory that the parent sent. Raises UserError where this process cannot import it."""
+def load_factory(payload: bytes, kind: str = 'environment factory') -> Callable:
+    """The function that the parent sent, of this kind. Raises UserError where this process cannot import it."""
     # mujoco imports glfw, which says on every headless machine that there is no display.
     warnings.filterwarnings('ignore', module='glfw')
     try:
         return ForkingPickler.loads(payload)
     except (ImportError, AttributeError) as error:
-        raise UserError(f'a worker cannot import the environment factory ({error}); define it in a module') from error
+        raise UserError(f'a worker cannot import the {kind} ({error}); define it in a module') from error
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ class UserError(Exception):
 def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
     """The error for a name that is none of `options`, with the nearest one."""
     options = sorted(options)
-    near = difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.5)
+    lowered = {option.lower(): option for option in options}
+    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
     shown = ', '.join(options[:12]) + (', ...' if len(options) > 12 else '')
     hint = f'did you mean {near[0]!r}?' if near else f'known: {shown}'
     return UserError(f'unknown {kind} {name!r}; {hint}')

@@ -26,7 +26,8 @@ class Learner(NamedTuple):
 
     init(key, example_batch) -> state
     update(state, batch, hparams) -> (state, metrics)               metrics: dict of scalars, means over the batch
-    act(policy, memory, observations, key) -> (memory, actions)     leading axis B on memory, observations, actions
+    act(policy, memory, observations, key) -> (memory, actions)     leading axis B on memory, observations, actions;
+                                                                    None for a model that does not act
     policy(state) -> policy                                         the smallest pytree that `act` reads; it is exported
     hparams: dict of float scalars, what a population may vary
     memory(batch_size) -> memory                                    queue of actions, ...; () for most
@@ -36,7 +37,7 @@ class Learner(NamedTuple):
 
     init: Callable[..., PyTree]
     update: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
-    act: Callable[..., tuple[PyTree, jax.Array]]
+    act: Callable[..., tuple[PyTree, jax.Array]] | None
     policy: Callable[[PyTree], PyTree]
     hparams: dict[str, float]
     memory: Callable[[int], PyTree] = lambda batch_size: ()

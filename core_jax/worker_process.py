@@ -34,18 +34,20 @@ class WorkerProcess:
 
     SIGINT and SIGTERM are blocked there, since a terminal and a batch system send them to the whole process group and
     it is the parent that decides; the worker leaves when its pipe closes. Every environment steps on one thread.
+    `kind` is what messages call the payload, which may be another function than a `make_env`.
 
     Raises UserError where `make_env` cannot be sent to another process.
     """
 
-    def __init__(self, target: Callable, make_env: Callable[[], Any], *args: Any):
+    def __init__(self, target: Callable, make_env: Callable, *args: Any, kind: str = 'environment factory'):
         try:
             payload = bytes(ForkingPickler.dumps(make_env))
         except Exception as error:  # pickling runs the user's own code, which may raise anything
             raise UserError(
-                f'cannot send the environment factory {make_env!r} to a worker process ({error}); '
+                f'cannot send the {kind} {make_env!r} to a worker process ({error}); '
                 'use a function at the top level of a module, or functools.partial of one'
             ) from error
+        self._kind = kind
         context = multiprocessing.get_context('spawn')
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs, payload, *args))
@@ -86,7 +88,7 @@ class WorkerProcess:
             message = self._connection.recv_bytes()
         except (EOFError, ConnectionError):
             self._process.join(5)
-            raise WorkerDied(f'an environment worker died: {_describe(self._process.exitcode)}') from None
+            raise WorkerDied(f'the worker of the {self._kind} died: {_describe(self._process.exitcode)}') from None
         if not message:
             return None
         message = ForkingPickler.loads(message)

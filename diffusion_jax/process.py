@@ -50,30 +50,36 @@ class Process:
     guide: Callable | None = static(default=None)
     soften: Callable | None = static(default=None)
     log_step: Callable | None = static(default=None)
-    micro: int = static(default=0)  # rows of a call of the network; 0: all. Fixed, rows do not depend on how many there are
+    micro: int = static(
+        default=0
+    )  # rows of a call of the network; 0: all. Fixed, rows do not depend on how many there are
 
 
 def denoise(process: Process, x: jax.Array, level: jax.Array, axis: str | None = None) -> PyTree:
-    """The denoiser's output for rows x [N, ...].
+    """The denoiser's output for rows x [N, ...]."""
+    return spread(lambda rows: process.denoise(process.params, rows, level), x, axis, process.micro)
 
-    With `micro`, rows go through the network in batches of that shape, padded where they do not divide, since matrix
-    products of other shapes round differently. With `axis`, a mesh axis over which x is replicated, every device takes
-    its share of the rows and all get the whole.
+
+def spread(function: Callable[[jax.Array], PyTree], x: jax.Array, axis: str | None = None, micro: int = 0) -> PyTree:
+    """function(x) of rows x [N, ...].
+
+    With `micro`, rows are taken in batches of that shape, padded where they do not divide, since matrix products of
+    other shapes round differently. With `axis`, a mesh axis over which x is replicated, every device takes its share of
+    the rows and all get the whole.
     """
     rows = x.shape[0]
     devices = 1 if axis is None else jax.lax.axis_size(axis)
-    unit = max(process.micro, 1) * devices
-    padded = -(-rows // unit) * unit if process.micro or devices > 1 else rows
+    unit = max(micro, 1) * devices
+    padded = -(-rows // unit) * unit
     x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (padded - rows, *x.shape[1:]))]) if padded > rows else x
     if axis is not None:
         share = padded // devices
         x = jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * share, share)
-    if process.micro:
-        batches = x.reshape(-1, process.micro, *x.shape[1:])
-        out = jax.lax.map(lambda batch: process.denoise(process.params, batch, level), batches)
+    if micro:
+        out = jax.lax.map(function, x.reshape(-1, micro, *x.shape[1:]))
         out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
     else:
-        out = process.denoise(process.params, x, level)
+        out = function(x)
     if axis is not None:
         out = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, tiled=True), out)
     return jax.tree.map(lambda leaf: leaf[:rows], out)

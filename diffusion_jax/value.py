@@ -17,7 +17,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.process import PyTree, Process, denoise, static
+from diffusion_jax.process import Process, PyTree, denoise, spread, static
 
 FLOOR = -1e6  # what a reward that is not finite counts for, unless a task says otherwise
 
@@ -28,7 +28,10 @@ class Value:
 
     params: PyTree = None
     reward: Callable[[Any, jax.Array], jax.Array] = static(default=None)
-    of_state: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = static(default=None)  # (params, x, level) -> [N]
+    of_state: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = static(
+        default=None
+    )  # (params, x, level) -> [N]
+    slope: Callable | None = static(default=None)  # (params, process, x, level) -> d value / d softened x, see `sloped`
     samples: int = static(default=0)
     lookahead: int = static(default=0)
     alpha: float = static(default=0.0)
@@ -74,6 +77,11 @@ def guesses(value: Value, process: Process, keys: jax.Array, x: jax.Array, out: 
     else:
         designs = jax.vmap(process.mode, (0, 0, None))(x, out, at)
     return designs.reshape(rows, count, *designs.shape[1:])
+
+
+def rewards_of(value: Value, designs: jax.Array, axis: str | None = None) -> jax.Array:
+    """Rewards [N] of designs [N, ...]; with `axis`, every device of it scores its share."""
+    return spread(lambda rows: value.reward(value.params, rows), designs, axis)
 
 
 def floored(value: Value, rewards: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from core_jax import augment, replay, sources
+from core_jax.datasets import fingerprint
 from core_jax.driver import DeviceDriver, Feed, HostDriver, Numerics, Source
 from core_jax.files import plain
 from core_jax.state import Learner
@@ -126,13 +126,3 @@ def _binding(fields: dict[str, Any]) -> dict[str, Any]:
         'data_dir',
     )
     return {name: value for name, value in plain(fields).items() if name not in (*free, 'dataset')}
-
-
-def fingerprint(rows: dict[str, np.ndarray]) -> str:
-    """SHA-256 of the arrays: their names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(rows):
-        array = np.ascontiguousarray(rows[name])
-        digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
-        digest.update(array)
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core_jax.datasets import check_arrays, load_npz
+from core_jax.datasets import check_arrays, directory, load_npz
 from core_jax.errors import UserError
 from fql_jax import collect, d4rl, oracles, tasks
 
@@ -31,11 +31,6 @@ OFFICIAL_SIZE = {
     'puzzle-4x6': (5000, 1000),
     'pointmaze-giant': (500, 2000),
 }
-
-
-def directory(configured: str = '') -> Path:
-    """Where data sets are kept: the configured place, else $TENFOLD_DATA, else ~/.cache/tenfold/data."""
-    return Path(configured or os.environ.get('TENFOLD_DATA') or '~/.cache/tenfold/data').expanduser()
 
 
 def load_dataset(

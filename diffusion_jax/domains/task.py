@@ -21,6 +21,7 @@ class Reward(NamedTuple):
     about: str  # one line: what it measures, its unit
     on_device: Callable[[Any, Any], Any] | None = None
     params: Any = None
+    on_relaxed: Callable[[Any, Any], Any] | None = None  # the same of relaxed designs, for guidance
     on_host: Callable[[Sequence[str]], Sequence[float]] | None = None
     floor: float = -1e6  # what a reward that is not finite counts for
     held_out: str | None = None  # the reward that designs of this one are reported by

@@ -83,6 +83,8 @@ def _process(params, denoise, step, noise, log_step, *, steps: int, length: int,
         return jnp.full((length,), mask, jnp.int8 if mask < 128 else jnp.int32)
 
     def mode(x: jax.Array, out: jax.Array, level: jax.Array) -> jax.Array:
+        if x.ndim == 2:  # relaxed, see `relaxation`: the expected tokens [L, V], through which gradients pass
+            return x[:, : out.shape[-1]] + x[:, mask:] * jnp.exp(out)
         return jnp.where(x == mask, jnp.argmax(out, -1).astype(x.dtype), x)
 
     def guess(key: jax.Array, x: jax.Array, out: jax.Array, level: jax.Array) -> jax.Array:
@@ -90,3 +92,19 @@ def _process(params, denoise, step, noise, log_step, *, steps: int, length: int,
 
     functions = {'init': init, 'denoise': denoise, 'step': step, 'mode': mode, 'guess': guess, 'noise': noise}
     return Process(params=params, steps=steps, log_step=log_step, **functions, **about)
+
+
+def relaxation(mask: int) -> dict[str, Callable]:
+    """`soften` and `guide` of processes whose denoiser takes one-hot rows [N, L, mask + 1].
+
+    A slope [L, mask + 1] says what each token in place of the mask would change, to first order: that of guidance by
+    exp(s r), q_k <- q_k exp(slope_k - slope_mask) (discrete DPS and classifier guidance, in logarithms).
+    """
+
+    def soften(x: jax.Array) -> jax.Array:
+        return jax.nn.one_hot(x, mask + 1)
+
+    def guide(x: jax.Array, out: jax.Array, slope: jax.Array, level: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(out + slope[:, : out.shape[-1]] - slope[:, mask:])
+
+    return {'soften': soften, 'guide': guide}

@@ -40,8 +40,8 @@ def make(prior: np.ndarray) -> Process:
     def denoise(params: dict, x: jax.Array, level: jax.Array) -> jax.Array:
         """log p(x_i = k | what is revealed) [N, L, V]."""
         index = x.astype(jnp.int32) @ jnp.asarray(params['weights'])
-        tokens = jnp.arange(size) - x[..., None]  # [N, L, V]: what position i must change by
-        mass = params['mass'][index[:, None, None] + tokens * params['weights'][:, None]]
+        tokens = jnp.arange(size)[None, None] - x[..., None]  # [N, L, V]: what position i must change by
+        mass = params['mass'][index[:, None, None] + tokens * params['weights'][None, :, None]]
         return jax.nn.log_softmax(jnp.log(mass))
 
     def log_likelihood(params: dict, key: jax.Array, designs: jax.Array) -> jax.Array:

@@ -34,33 +34,38 @@ def group_keys(key: jax.Array, groups: int) -> jax.Array:
     return jax.vmap(lambda g: jax.random.fold_in(key, g))(jnp.arange(groups))
 
 
-def on_device(search: Callable, mesh: Mesh | None, *arguments: Any, groups: int, key: jax.Array) -> Result:
-    """search(*arguments, keys [G], axis) -> Result of jax arrays, on every group.
+def on_device(
+    search: Callable, mesh: Mesh | None, *arguments: Any, groups: int, key: jax.Array, x: Any = None
+) -> Result:
+    """search(*arguments, keys [G], axis, x) -> Result of jax arrays, on every group. x [G, ...]: where they begin.
 
     Groups are laid over the mesh axis `data` where they divide; otherwise every device knows all groups, and takes its
     share of the rows that go through the denoiser (`process.denoise`).
     """
-    return Result(*fetch(tuple(_compiled(search, mesh, groups)(arguments, key))))
+    return Result(*fetch(tuple(_compiled(search, mesh, groups)(arguments, key, x))))
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled(search: Callable, mesh: Mesh | None, groups: int) -> Callable:
-    def local(arguments, keys, axis=None):
-        return tuple(search(*arguments, keys, axis))
-
-    def whole(arguments, key):
-        keys = group_keys(key, groups)
-        devices = 1 if mesh is None else mesh.shape['data']
-        if devices == 1:
-            return local(arguments, keys)
-        none, rows = PartitionSpec(), PartitionSpec('data')
-        if groups % devices == 0:
-            steps = PartitionSpec(None, 'data')  # a trace is [R, G]
-            specs = (rows, rows, steps, rows, rows, rows)
-            laid = jax.shard_map(local, mesh=mesh, in_specs=(none, rows), out_specs=specs, check_vma=False)
-        else:
-            spread = functools.partial(local, axis='data')
-            laid = jax.shard_map(spread, mesh=mesh, in_specs=(none, none), out_specs=none, check_vma=False)
-        return laid(arguments, keys)
+    def whole(arguments, key, x):
+        return laid(search, mesh, groups)(arguments, group_keys(key, groups), x)
 
     return jax.jit(whole)
+
+
+def laid(search: Callable, mesh: Mesh | None, groups: int) -> Callable:
+    """A function of (arguments, keys [G], x) that lays the groups, or else the rows of the denoiser, over the mesh."""
+
+    def local(arguments, keys, x, axis=None):
+        return tuple(search(*arguments, keys, axis, x))
+
+    devices = 1 if mesh is None else mesh.shape['data']
+    if devices == 1:
+        return local
+    none, rows = PartitionSpec(), PartitionSpec('data')
+    if groups % devices == 0:
+        steps = PartitionSpec(None, 'data')  # a trace is [R, G]
+        specs = (rows, rows, steps, rows, rows, rows)
+        return jax.shard_map(local, mesh=mesh, in_specs=(none, rows, rows), out_specs=specs, check_vma=False)
+    spread = functools.partial(local, axis='data')
+    return jax.shard_map(spread, mesh=mesh, in_specs=(none, none, none), out_specs=none, check_vma=False)

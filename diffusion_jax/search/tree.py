@@ -27,7 +27,7 @@ import numpy as np
 from core_jax.errors import UserError
 from diffusion_jax.process import Process, PyTree, denoise, static
 from diffusion_jax.search.run import Result
-from diffusion_jax.value import Value, combined, floored, guesses
+from diffusion_jax.value import Value, combined, floored, guesses, rewards_of
 
 EXPAND, GUESS, COMPETE, RESAMPLE, START = range(5)  # what keys of a row are told apart by
 
@@ -47,6 +47,7 @@ class Row:
     keep: int | None = None
     add: bool = False  # value += the parent's (the released block scores), rather than = its own
     replace: int = 0  # DSearch-R: so many of the worst beams are replaced by draws of the others
+    redraw: bool = False  # nested importance sampling: all beams are drawn anew from among themselves
 
 
 @flax.struct.dataclass
@@ -67,6 +68,7 @@ class Plan:
     searched: str = static()  # 'all', 'none' or 'some' of the rows but the last, which always is
     designs: int = static()  # what a group returns
     replace: int = static(default=0)
+    redraw: bool = static(default=False)
     resample_temperature: float = static(default=1.0)
     calls: int = static(default=0)  # of the denoiser a group, known before it runs
     rewards: int = static(default=0)
@@ -128,6 +130,7 @@ def make_plan(
         passing=passing,
         designs=alive[-1],
         replace=max(row.replace for row in rows),
+        redraw=any(row.redraw for row in rows),
         resample_temperature=resample_temperature,
         calls=calls,
         rewards=rewards,
@@ -216,26 +219,26 @@ def candidate_designs(process: Process, value: Value, beams: Beams, x, out, row,
 
 
 def compete(plan: Plan, beams: Beams, row: Any, x: jax.Array, out: PyTree, values: jax.Array) -> Beams:
-    """The winners of a searched row, pruned. values [G, C]."""
+    """The winners of a searched row, pruned. values [G, C]; out is None after the last step, when they are rewards."""
     width = x.shape[1]
     parent, arena = jnp.asarray(plan.parent)[row], jnp.asarray(plan.compete)[row]
-    values = values + jnp.where(jnp.asarray(plan.add)[row], beams.value[:, parent], 0.0)
+    rewards, values = values, values + jnp.where(jnp.asarray(plan.add)[row], beams.value[:, parent], 0.0)
     keys = _fold(_fold(beams.key, row), COMPETE)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (width,)))(keys)
     alpha = jnp.asarray(plan.alpha)
     scores = jnp.where(alpha == 0, values, values / jnp.where(alpha == 0, 1.0, alpha) + noise)
-    table = arena == jnp.arange(plan.slots)[:, None]  # [S, C]
-    winner = jnp.argmax(jnp.where(table, scores[:, None], -jnp.inf), -1)  # [G, S]
+    table = arena[None] == jnp.arange(plan.slots)[:, None]  # [S, C]
+    winner = jnp.argmax(jnp.where(table[None], scores[:, None], -jnp.inf), -1)  # [G, S]
     value = jnp.take_along_axis(values, winner, 1)
     order = _pruned(plan, row, value)
-    if plan.replace:
+    if plan.replace or plan.redraw:
         order = _replaced(plan, beams, row, value, order)
     chosen = jnp.take_along_axis(winner, order, 1)
     take = jax.vmap(lambda leaf, index: leaf[index])
     return beams.replace(
         x=take(x, chosen),
         out=beams.out if out is None else jax.tree.map(lambda leaf: take(leaf, chosen), out),
-        value=jnp.take_along_axis(values, chosen, 1),
+        value=jnp.take_along_axis(rewards if out is None else values, chosen, 1),
         origin=jnp.take_along_axis(beams.origin, parent[chosen], 1),
     )
 
@@ -244,23 +247,29 @@ def _pruned(plan: Plan, row: Any, value: jax.Array) -> jax.Array:
     """Slots [G, S] in their new order: the best `alive[row + 1]` of the contested ones first, in their old order."""
     slots = jnp.arange(plan.slots)
     used = slots < jnp.asarray(plan.contested)[row]
-    rank = jnp.argsort(jnp.argsort(jnp.where(used, -value, jnp.inf), -1, stable=True), -1)
+    rank = jnp.argsort(jnp.argsort(jnp.where(used[None], -value, jnp.inf), -1, stable=True), -1)
     return jnp.argsort(rank >= jnp.asarray(plan.alive)[row + 1], -1, stable=True)
 
 
 def _replaced(plan: Plan, beams: Beams, row: Any, value: jax.Array, order: jax.Array) -> jax.Array:
-    """DSearch-R: the `replace` worst beams give way to draws of the others, by softmax(value / temperature)."""
-    alive = plan.designs  # the number of beams does not change in this mode
+    """Draws by softmax(value / temperature) for the `replace` worst beams (DSearch-R), or for all of them (`redraw`).
+
+    Temperature 0 stands for the largest |value|, as released for nested importance sampling.
+    """
+    alive = plan.designs  # the number of beams does not change in these modes
     keys = _fold(_fold(beams.key, row), RESAMPLE)
 
     def one(key, value, order):
-        kept = order[:alive][jnp.argsort(-value[order[:alive]], stable=True)]
-        survivors = kept[: alive - plan.replace]
-        drawn = jax.random.categorical(key, value[survivors] / plan.resample_temperature, shape=(plan.replace,))
+        kept = order[:alive]
+        temperature = plan.resample_temperature or jnp.maximum(jnp.abs(value[kept]).max(), 1e-12)
+        if plan.redraw:
+            drawn = kept[jax.random.categorical(key, value[kept] / temperature, shape=(alive,))]
+            return order.at[:alive].set(drawn)
+        survivors = kept[jnp.argsort(-value[kept], stable=True)][: alive - plan.replace]
+        drawn = jax.random.categorical(key, value[survivors] / temperature, shape=(plan.replace,))
         return order.at[:alive].set(jnp.concatenate([survivors, survivors[drawn]]))
 
-    replaced = jax.vmap(one)(keys, value, order)
-    return jnp.where(jnp.asarray(plan.search)[row], replaced, order)
+    return jax.vmap(one)(keys, value, order)
 
 
 def accept(plan: Plan, beams: Beams, row: Any, x: jax.Array, out: PyTree) -> Beams:
@@ -290,9 +299,16 @@ def counted(process: Process, plan: Plan, value: Value, beams: Beams, row: Any, 
     return beams.replace(calls=beams.calls + made * (0 if last else 1 + ahead), rewards=beams.rewards + made * scored)
 
 
-def search(process: Process, value: Value, plan: Plan, keys: jax.Array, axis: str | None = None) -> Result:
-    """The kernel from full noise to designs, of the groups of `keys` [G]; see `run.on_device`."""
-    return result(plan, *run(process, value, plan, start(process, plan, keys, axis=axis), axis))
+def search(
+    process: Process,
+    value: Value,
+    plan: Plan,
+    keys: jax.Array,
+    axis: str | None = None,
+    x: jax.Array | None = None,
+) -> Result:
+    """The groups of `keys` [G] from full noise, or states x [G, beams, ...] at the plan's first level, to designs."""
+    return result(plan, *run(process, value, plan, start(process, plan, keys, x, axis), axis))
 
 
 def result(plan: Plan, beams: Beams, traced: dict) -> Result:
@@ -319,12 +335,12 @@ def run(process: Process, value: Value, plan: Plan, beams: Beams, axis: str | No
         else:
             designs = candidate_designs(process, value, beams, x, out, row, level, last, axis)
             groups, _, count = designs.shape[:3]
-            rewards = value.reward(value.params, designs.reshape(-1, *designs.shape[3:]))
+            rewards = rewards_of(value, designs.reshape(-1, *designs.shape[3:]), axis)
             rewards, failed = floored(value, rewards)
             shape = (groups * width, count)
             values = (rewards if last else combined(value, rewards.reshape(shape))).reshape(groups, width)
             failed = failed.reshape(groups, width, count).sum(-1)
-        beams = beams.replace(failed=beams.failed + jnp.where(valid, failed, 0).sum(1))
+        beams = beams.replace(failed=beams.failed + jnp.where(valid[None], failed, 0).sum(1))
         beams = counted(process, plan, value, beams, row, True, last)
         return compete(plan, beams, row, x, out, values)
 
@@ -350,11 +366,11 @@ def run(process: Process, value: Value, plan: Plan, beams: Beams, axis: str | No
 def trace(plan: Plan, beams: Beams, row: Any) -> dict[str, jax.Array]:
     """Of the beams after a row [G]: the best and mean value, and how many of the first beams have descendants."""
     alive = jnp.arange(plan.slots) < jnp.asarray(plan.alive)[row + 1]
-    value = jnp.where(alive, beams.value, -jnp.inf)
-    present = (beams.origin[:, None] == jnp.arange(plan.slots)[:, None]) & alive
+    value = jnp.where(alive[None], beams.value, -jnp.inf)
+    present = (beams.origin[:, None] == jnp.arange(plan.slots)[None, :, None]) & alive[None, None]
     return {
         'best': value.max(-1),
-        'mean': jnp.where(alive, beams.value, 0.0).sum(-1) / alive.sum(),
+        'mean': jnp.where(alive[None], beams.value, 0.0).sum(-1) / alive.sum(),
         'origins': present.any(-1).sum(-1),
         'calls': beams.calls,
         'rewards': beams.rewards,

@@ -21,16 +21,14 @@ Peers are Stable-Baselines3 and SBX, each in an environment of its own; --peers 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from core_jax import bench
-from core_jax.errors import UserError, exit_on_user_error
+from core_jax.errors import exit_on_user_error
 
 PARTS = ('updates', 'rollout', 'population', 'masking')
 ENV, OBSERVATIONS, ACTIONS = 'HalfCheetah-v4', 17, 6
@@ -78,52 +76,10 @@ def main() -> int:
 # Peers
 
 
-class Peer:
-    """A process that runs `bench_peer.py` in its own Python and makes what it is told; a context manager."""
-
-    def __init__(self, command: Sequence[str], environ: dict[str, str] | None = None):
-        pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-        self._process = subprocess.Popen(command, env=environ, **pipes)
-        self.versions: dict[str, str] = {}
-
-    def ask(self, **request: Any) -> None:
-        """Returns when it is done. Raises UserError, with the last line of its complaint, where it died."""
-        try:
-            self._process.stdin.write(json.dumps(request) + '\n')
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; the answer says so
-        self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            complaint = self._process.stderr.read().strip().splitlines() or ['it said nothing']
-            raise UserError(f'a peer of the benchmark stopped: {complaint[-1]}')
-        return json.loads(line)
-
-    def __enter__(self) -> Peer:
-        try:
-            self.versions = self._answer()['versions']
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._process.stderr.close()
-
-
-def open_peers(pythons: Sequence[str]) -> dict[str, Peer]:
+def open_peers(pythons: Sequence[str]) -> dict[str, bench.Peer]:
     """The peers that one of these Pythons has, by the names of `PEERS`; none of them is entered yet."""
-    found = {python: installed(python) for python in pythons if python}
+    wanted = sorted({module for module, _, _ in PEERS.values()})
+    found = {python: bench.installed(python, wanted) for python in pythons if python}
     script = str(pathlib.Path(__file__).with_name('bench_peer.py'))
     peers = {}
     for name, (module, _, threads) in PEERS.items():
@@ -132,19 +88,8 @@ def open_peers(pythons: Sequence[str]) -> dict[str, Peer]:
         if having:
             limits = {} if threads is None else {'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
             environ = os.environ | {'JAX_PLATFORMS': 'cpu'} | limits
-            peers[name] = Peer([having[0][1], script, module, ENV], environ)
+            peers[name] = bench.Peer([having[0][1], script, module, ENV], environ)
     return peers
-
-
-def installed(python: str) -> set[str]:
-    """Which of the peers' modules this Python finds; none where there is no such Python."""
-    modules = sorted({module for module, _, _ in PEERS.values()})
-    look = f'import importlib.util as u, json; print(json.dumps([m for m in {modules!r} if u.find_spec(m)]))'
-    try:
-        done = subprocess.run([python, '-c', look], capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return set()
-    return set(json.loads(done.stdout))
 
 
 def missing(name: str, module: str, package: str) -> dict[str, str]:
@@ -194,7 +139,7 @@ def make_driver(widths: Sequence[int], batch_size: int, members: int = 1, popula
     return driver
 
 
-def bench_updates(show: Callable, sigma: int, measure: Callable, peers: dict[str, Peer]) -> None:
+def bench_updates(show: Callable, sigma: int, measure: Callable, peers: dict[str, bench.Peer]) -> None:
     """sigma updates between two environment steps: ours, the peers', the long loop, the floor."""
     from scaling.utd import cost
 
@@ -235,7 +180,7 @@ def bench_updates(show: Callable, sigma: int, measure: Callable, peers: dict[str
     )
 
 
-def _beside(rates: bench.Rates, peers: dict[str, Peer], what: str) -> dict[str, Any]:
+def _beside(rates: bench.Rates, peers: dict[str, bench.Peer], what: str) -> dict[str, Any]:
     """Columns of ours and of each peer."""
     mid = bench.medians(rates)
     columns: dict[str, Any] = {what: mid['ours'], 'low': min(rates['ours']), 'high': max(rates['ours'])}
@@ -250,7 +195,7 @@ def _beside(rates: bench.Rates, peers: dict[str, Peer], what: str) -> dict[str, 
     return columns
 
 
-def bench_rollout(show: Callable, measure: Callable, peers: dict[str, Peer]) -> None:
+def bench_rollout(show: Callable, measure: Callable, peers: dict[str, bench.Peer]) -> None:
     """One environment in a process beside us, a step and an update in turn."""
     with host_driver() as driver:
         functions = {'ours': bench.advance(driver)}

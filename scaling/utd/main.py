@@ -14,7 +14,7 @@ from core_jax.errors import exit_on_user_error
 
 def main() -> int:
     parser = Parser(prog='python -m scaling.utd.main', description=__doc__)
-    parser.add_argument('--env', help='pendulum, cartpole, point_mass')
+    parser.add_argument('--env', help='pendulum, cartpole, point_mass; cheetah-run, HalfCheetah-v4, brax:ant')
     parser.add_argument('--agent', help='sac, bro or pql (default sac)')
     parser.add_argument('--utd', type=float, help='updates an environment step (default 1)')
     add_run_flags(parser)

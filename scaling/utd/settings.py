@@ -128,7 +128,17 @@ def _debug(agent: str) -> dict[str, Any]:
 
 LEAST = {
     1: ('batch_size', 'envs', 'steps', 'capacity', 'log_interval', 'seeds', 'eval_episodes'),
-    0: ('warmup', 'eval_interval', 'save_interval', 'workers', 'seed', 'learning_rate', 'discount', 'tau'),
+    0: (
+        'warmup',
+        'eval_interval',
+        'save_interval',
+        'reset_interval',
+        'workers',
+        'seed',
+        'learning_rate',
+        'discount',
+        'tau',
+    ),
 }
 CHOICES = {
     'critic': ('mlp', 'bronet', 'simba'),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from core_jax import bench as core_bench
 from core_jax import hlo
 from core_jax.errors import UserError
 from scaling.utd import bench, cost, sac
@@ -24,7 +25,7 @@ for line in sys.stdin:
 
 def stand_in(tmp_path):
     (tmp_path / 'peer.py').write_text(STAND_IN)
-    return bench.Peer([sys.executable, str(tmp_path / 'peer.py')])
+    return core_bench.Peer([sys.executable, str(tmp_path / 'peer.py')])
 
 
 def test_a_peer_makes_what_it_is_told(tmp_path):
@@ -37,7 +38,7 @@ def test_a_peer_makes_what_it_is_told(tmp_path):
 
 
 def test_peers_that_are_not_there_are_told_of():
-    assert bench.installed('no-such-python') == set()
+    assert core_bench.installed('no-such-python', ['sbx']) == set()
     assert bench.open_peers(['no-such-python', '']) == {}
     row = bench.missing('sbx', 'sbx', 'sbx-rl')
     assert row['result'] == 'peer not installed' and '.venv-sbx/bin/pip install sbx-rl' in row['install']

@@ -1,0 +1,23 @@
+"""RERD beside the search that it iterates, and a genetic algorithm, at equal denoiser calls.
+
+    make reproduce-rerd                                             the exact laboratory: minutes, no network
+    make reproduce-rerd ARGS='--domain=dna --task=promoters'        75 bp promoters (python -m diffusion_jax.fetch dna)
+
+`select` resamples the designs of a group by their rewards after each iteration, as the release does; `keep` drops a
+design that became worse. The paper's tables could not be read (see docs/diffusion.md).
+"""
+
+
+def get_config() -> dict:
+    return {
+        'domain': 'dna',
+        'budgets': (16, 64, 256, 1024),
+        'methods': {
+            'best of N': ('best_of_n', {}),
+            'SVDD': ('svdd', {}),
+            'RERD': ('rerd', {}),
+            'RERD, keep': ('rerd', {'keep': True}),
+            'RERD, select': ('rerd', {'group': 16, 'temperature': 0.2}),
+            'genetic': ('genetic', {}),
+        },
+    }

@@ -1,0 +1,191 @@
+"""What the commands do, as functions: designs of a task by a search at a budget, and what is said of them.
+
+task = diffusion_jax.task('dna')                               a domain's model, rewards, decoding
+found = diffusion_jax.design(task, method='dsearch', nfe=64)     designs, rewards, trace, costs
+found.table()                                                  one dict a design
+
+Your own model or reward: build a `domains.task.Task` (a `process.Process` and a dict of `Reward`), and pass it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from core_jax import cli
+from core_jax.errors import UserError, unknown
+from core_jax.mesh import fetch
+from diffusion_jax import methods
+from diffusion_jax.domains.task import Reward, Task
+from diffusion_jax.process import Process
+from diffusion_jax.search import hosted, on_host, refine, smc, tree
+from diffusion_jax.search.run import Result, group_keys, on_device
+from diffusion_jax.value import Value
+
+DOMAINS = ('dna', 'molecules', 'proteins', 'images')
+
+
+class Found(NamedTuple):
+    """Designs of one search, [N, ...]. rewards: by name, the one that was searched with first, then its held-out judge.
+
+    result: groups, trace and counts; plan: what it was to cost; seconds: with compilation.
+    """
+
+    designs: np.ndarray
+    texts: list[str]
+    rewards: dict[str, np.ndarray]
+    result: Result
+    plan: methods.Plan
+    config: ml_collections.ConfigDict
+    seconds: float
+    busy: float | None = None  # share of the time in which the device had work, where rewards are the host's
+
+    @property
+    def calls(self) -> float:
+        """Denoiser calls for each design."""
+        return float(self.result.calls.sum()) / len(self.designs)
+
+    @property
+    def reward_calls(self) -> float:
+        return float(self.result.reward_calls.sum()) / len(self.designs)
+
+    def table(self) -> list[dict[str, Any]]:
+        columns = {name: values.tolist() for name, values in self.rewards.items()}
+        return [
+            {'design': text, **{name: column[i] for name, column in columns.items()}}
+            for i, text in enumerate(self.texts)
+        ]
+
+
+def task(domain: str, name: str | None = None, **fields: Any) -> Task:
+    """A domain's task. name: a variant (dna: lab, promoters; images: digits, fashion). Trains the models that it lacks.
+
+    Raises UserError for an unknown name, or where data must be fetched first.
+    """
+    if domain not in DOMAINS:
+        raise unknown('domain', domain, DOMAINS)
+    module = importlib.import_module(f'diffusion_jax.domains.{domain}')
+    return module.make(*([name] if name else []), **fields)
+
+
+def method_config(method: str, task: Task, fields: dict[str, Any] | None = None) -> ml_collections.ConfigDict:
+    """The method's settings: the task's temperature where it weighs by one, then these fields."""
+    config = methods.get_config(method)
+    if config.get('alpha'):
+        config.alpha = float(task.alpha)
+    if config.get('temperature') and method == 'genetic':
+        config.temperature = float(task.alpha)
+    cli.apply(config, fields or {})
+    return config
+
+
+def value_of(reward: Reward, *, samples: int = 0, lookahead: int = 0, alpha: float = 0.0) -> Value:
+    """The value of states on the way to designs with this reward."""
+    if samples < 0 or lookahead < 0:
+        raise UserError('samples and lookahead must be at least 0')
+    return Value(
+        params=reward.params,
+        reward=reward.on_device,
+        slope=sloped(reward) if reward.on_relaxed else None,
+        samples=samples,
+        lookahead=lookahead,
+        alpha=alpha,
+        floor=reward.floor,
+    )
+
+
+def design(
+    task: Task,
+    *,
+    method: str = 'dsearch',
+    reward: str | None = None,
+    nfe: int = 64,
+    designs: int = 32,
+    seed: int = 0,
+    fields: dict[str, Any] | None = None,
+    samples: int = 0,
+    lookahead: int = 0,
+    mesh: Mesh | None = None,
+    workers: int | None = None,
+    by: str = 'calls',
+    scorer: Any = None,
+) -> Found:
+    """Designs by a search whose cost for each of them is at most `nfe` calls of the denoiser (by='rewards': of the
+    reward). reward: a name of the task's, by default its first. samples, lookahead: of the value, see `value.Value`.
+    scorer: an open pool of the reward's, to be used again; workers: processes of a new one.
+
+    Raises UserError for unknown names, a budget smaller than one pass, a reward that is broken.
+    """
+    chosen, name = choose(task, reward)
+    config = method_config(method, task, fields)
+    value = value_of(chosen, samples=samples, lookahead=lookahead, alpha=config.get('alpha', 0.0) if samples else 0.0)
+    plan = methods.at_budget(method, task.process, value, config, nfe, by=by)
+    groups = -(-designs // plan.designs)
+    began = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        if chosen.on_host and scorer is None:
+            from diffusion_jax.rewards import Scorer
+
+            scorer = stack.enter_context(Scorer(chosen.on_host, workers=workers))
+        result, busy = _search(
+            task, value, plan, jax.random.key(seed), groups, mesh, scorer if chosen.on_host else None
+        )
+    seconds = time.perf_counter() - began
+    flat = result.designs.reshape(-1, *result.designs.shape[2:])[:designs]
+    rewards = {name: result.rewards.reshape(-1)[:designs]}
+    if chosen.held_out:
+        rewards[chosen.held_out] = judge(task, chosen.held_out, flat)
+    return Found(flat, task.decode(flat), rewards, result, plan, config, seconds, busy)
+
+
+def choose(task: Task, name: str | None) -> tuple[Reward, str]:
+    """(reward, its name): the task's first where none is named."""
+    name = name or next(iter(task.rewards))
+    if name not in task.rewards:
+        raise unknown(f'reward of {task.name}', name, task.rewards)
+    return task.rewards[name], name
+
+
+def judge(task: Task, name: str, designs: np.ndarray) -> np.ndarray:
+    """Rewards [N] of designs, NaN where there is none."""
+    reward = task.rewards[name]
+    if reward.on_host:
+        return np.asarray(reward.on_host(task.decode(designs)), np.float64)
+    return np.asarray(fetch(jax.jit(reward.on_device)(reward.params, jnp.asarray(designs))), np.float64)
+
+
+def sloped(reward: Reward):
+    """The slope of the value by the softened state, through the denoiser: what guidance goes along.
+
+    On the way a relaxed design is valued: expected tokens [L, V], or the posterior mean.
+    """
+
+    def slope(params: Any, process: Process, x: jax.Array, level: jax.Array) -> jax.Array:
+        def total(soft):
+            out = process.denoise(process.params, soft, level)
+            guessed = jax.vmap(process.mode, (0, 0, None))(soft, out, level)
+            return reward.on_relaxed(params, guessed).sum()
+
+        return jax.grad(total)(jax.vmap(process.soften)(x))
+
+    return slope
+
+
+def _search(task: Task, value: Value, plan, key, groups: int, mesh, scorer) -> tuple[Result, float | None]:
+    if scorer is None:
+        run = on_device(methods.kernel(plan), mesh, task.process, value, plan, groups=groups, key=key)
+        return run, None
+    keys = group_keys(key, groups)
+    if isinstance(plan, tree.Plan):
+        result, pace = on_host.search(task.process, value, plan, keys, task.decode, scorer, mesh=mesh)
+        return result, pace.busy
+    search = {refine.Plan: hosted.refined, smc.Plan: hosted.particles}[type(plan)]
+    return search(task.process, value, plan, keys, task.decode, scorer, mesh=mesh), None

@@ -1,0 +1,325 @@
+"""All methods beside each other at equal cost: `python -m diffusion_jax.compare --domain=dna`.
+
+Every method, at every budget of denoiser calls a design, from every seed: reward and held-out judge (median and 90 %
+quantile), diversity, likelihood under the prior, and what was spent. What is there already is not run again. It ends
+with a table with intervals over the seeds, and four panels: the judge against denoiser calls and against reward calls,
+diversity, likelihood.
+
+    make reproduce-dsearch      make reproduce-rerd
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from core_jax.cli import Parser, load_preset
+from core_jax.errors import UserError, exit_on_user_error
+
+MEASURES = ('judge', 'judge_q90', 'reward', 'diversity', 'unique', 'log_likelihood', 'calls', 'reward_calls', 'seconds')
+DEFAULT = {
+    'domain': 'dna',
+    'task': '',  # a variant of the domain; '' is its first
+    'reward': '',  # '' is the task's first
+    'budgets': (16, 64, 256, 1024),  # denoiser calls a design
+    'seeds': 5,
+    'designs': 64,  # of a method, budget and seed
+    'samples': 0,  # of the value on the way
+    'lookahead': 0,
+    # Name in the tables: (method, its settings).
+    'methods': {
+        'best of N': ('best_of_n', {}),
+        'SMC': ('smc', {}),
+        'FK': ('fk', {}),
+        'SVDD': ('svdd', {}),
+        'CoDe': ('code', {}),
+        'nested IS': ('nested_is', {}),
+        'DSearch': ('dsearch', {'oversample': 4}),
+        'RERD': ('rerd', {}),
+        'genetic': ('genetic', {}),
+    },
+}
+
+
+def main() -> int:
+    parser = Parser(prog='python -m diffusion_jax.compare', description=__doc__)
+    parser.add_argument('--config', metavar='FILE', help='a preset, such as configs/diffusion/lab.py')
+    parser.add_argument('--domain', help='dna, molecules, proteins or images (dna)')
+    parser.add_argument('--task', help='a variant of the domain')
+    parser.add_argument('--reward', help="by default the task's first")
+    parser.add_argument('--methods', help='some of the names in the table, with commas')
+    parser.add_argument('--budgets', help='denoiser calls a design, with commas (16,64,256,1024)')
+    parser.add_argument('--seeds', type=int, help='how many (5)')
+    parser.add_argument('--designs', type=int, help='of each method, budget and seed (64)')
+    parser.add_argument('--workdir', help='where results are kept (default runs/compare-TASK-REWARD)')
+    parser.add_argument('--workers', type=int, help='processes for a reward on the host')
+    parser.add_argument('--report', action='store_true', help='run nothing; table and picture of what there is')
+    flags, overrides = parser.parse()
+    if overrides:
+        raise UserError('compare has flags and a preset, no --config fields')
+    asked = settings(load_preset(flags.config) if flags.config else {}, flags)
+    command = shlex.join(['python', '-m', 'diffusion_jax.compare', *sys.argv[1:]])
+    directory = run(asked, flags.workdir, flags.workers, flags.report, command)
+    print(f'{directory / "report.md"}, {directory / "compare.png"}, {directory / "compare.json"}')
+    return 0
+
+
+def settings(preset: dict[str, Any], flags: Any) -> dict[str, Any]:
+    """What is to be compared. Raises UserError for unknown names and numbers out of range."""
+    from core_jax.errors import unknown
+
+    for name in preset:
+        if name not in DEFAULT:
+            raise unknown('field of the comparison', name, DEFAULT)
+    asked = DEFAULT | preset
+    for name in ('domain', 'task', 'reward', 'seeds', 'designs'):
+        if getattr(flags, name) is not None:
+            asked[name] = getattr(flags, name)
+    if flags.budgets:
+        if not all(text.isdigit() for text in flags.budgets.split(',')):
+            raise UserError(f'cannot read --budgets={flags.budgets}; write it like 16,64,256')
+        asked['budgets'] = tuple(int(text) for text in flags.budgets.split(','))
+    if flags.methods:
+        for name in flags.methods.split(','):
+            if name not in asked['methods']:
+                raise unknown('method of the comparison', name, asked['methods'])
+        asked['methods'] = {name: asked['methods'][name] for name in flags.methods.split(',')}
+    if min(asked['seeds'], asked['designs'], *asked['budgets']) < 1:
+        raise UserError('seeds, designs and budgets must be at least 1')
+    return asked
+
+
+def run(
+    asked: dict[str, Any], workdir: str | None, workers: int | None, report_only: bool, command: str
+) -> pathlib.Path:
+    """Runs the cells that are missing, then writes table and picture."""
+    from core_jax.files import write_json_atomic
+    from diffusion_jax import api
+
+    task = api.task(asked['domain'], asked['task'] or None)
+    reward, name = api.choose(task, asked['reward'] or None)
+    directory = pathlib.Path(workdir or f'runs/compare-{task.name}-{name}')
+    (directory / 'cells').mkdir(parents=True, exist_ok=True)
+    cells = [
+        (label, budget, seed)
+        for seed in range(asked['seeds'])
+        for budget in asked['budgets']
+        for label in asked['methods']
+    ]
+    with contextlib.ExitStack() as stack:
+        scorer = None
+        if reward.on_host and not report_only:
+            from diffusion_jax.rewards import Scorer
+
+            scorer = stack.enter_context(Scorer(reward.on_host, workers=workers))
+        for number, (label, budget, seed) in enumerate(cells if not report_only else [], 1):
+            path = _path(directory, asked, label, budget, seed)
+            if path.exists():
+                continue
+            row = _cell(task, name, asked, label, budget, seed, scorer)
+            write_json_atomic(path, row)
+            told = row.get('refused') or f'{name} {row["reward"]:.4g}  judge {row["judge"]:.4g}  {row["seconds"]:.1f} s'
+            print(f'{number}/{len(cells)}  {label} at {budget}, seed {seed}: {told}', flush=True)
+    rows = [json.loads(path.read_text()) for cell in cells if (path := _path(directory, asked, *cell)).exists()]
+    rows = [row for row in rows if 'refused' not in row]
+    if not rows:
+        raise UserError(f'nothing has been run in {directory}, or every budget is too small')
+    table = summarized(rows)
+    about = {
+        'paper': 'diffusion',
+        'command': command,
+        'task': task.name,
+        'reward': name,
+        'judge': reward.held_out or name,
+    }
+    document = about | {key: asked[key] for key in ('budgets', 'seeds', 'designs', 'samples', 'lookahead', 'methods')}
+    write_json_atomic(directory / 'compare.json', _dated(document | {'rows': table}))
+    (directory / 'report.md').write_text(markdown(table, document))
+    draw(table, document, directory / 'compare.png')
+    return directory
+
+
+def _path(directory: pathlib.Path, asked: dict, label: str, budget: int, seed: int) -> pathlib.Path:
+    """A file named after all that decides the cell's numbers."""
+    import hashlib
+
+    method = asked['methods'][label]
+    decides = [asked['domain'], asked['task'], asked['reward'], asked['designs'], asked['samples'], asked['lookahead']]
+    digest = hashlib.sha256(json.dumps([*decides, method, budget, seed], sort_keys=True).encode()).hexdigest()[:12]
+    return directory / 'cells' / f'{label.replace(" ", "_")}-{budget}-{seed}-{digest}.json'
+
+
+def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int, scorer: Any) -> dict[str, Any]:
+    """One method at one budget from one seed."""
+    import jax
+    import numpy as np
+
+    from diffusion_jax import api
+
+    method, fields = asked['methods'][label]
+    options = {key: fields[key] for key in ('samples', 'lookahead') if key in fields}
+    options = {'samples': asked['samples'], 'lookahead': asked['lookahead']} | options
+    fields = {key: value for key, value in fields.items() if key not in ('samples', 'lookahead')}
+    row = {'method': label, 'budget': budget, 'seed': seed}
+    try:
+        found = api.design(
+            task,
+            method=method,
+            reward=name,
+            nfe=budget,
+            designs=asked['designs'],
+            seed=seed,
+            fields=fields,
+            scorer=scorer,
+            **options,
+        )
+    except UserError as error:
+        if 'takes at least' not in str(error):
+            raise
+        return row | {'refused': str(error)}  # a budget below one pass of this method
+    judged = list(found.rewards.values())[-1]
+    distances, count = task.distances(found.designs), len(found.designs)
+    row |= {
+        'reward': float(np.median(found.rewards[name])),
+        'judge': float(np.nanmedian(judged)),
+        'judge_q90': float(np.nanquantile(judged, 0.9)),
+        'diversity': float(distances.sum() / max(count * (count - 1), 1)),
+        'unique': len(np.unique(found.designs.reshape(count, -1), axis=0)) / count,
+        'calls': found.calls,
+        'reward_calls': found.reward_calls,
+        'failed': int(found.result.failed.sum()),
+        'seconds': found.seconds,
+    }
+    if task.process.log_likelihood is not None:
+        likelihood = jax.jit(task.process.log_likelihood)(task.process.params, jax.random.key(0), found.designs)
+        row['log_likelihood'] = float(np.median(np.asarray(likelihood)))
+    return row
+
+
+def summarized(rows: Sequence[dict]) -> list[dict[str, Any]]:
+    """Mean over the seeds of each measure, with Student's 95 % interval."""
+    import numpy as np
+    from scipy import stats
+
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row['method'], row['budget']), []).append(row)
+    table = []
+    for (method, budget), own in groups.items():
+        entry: dict[str, Any] = {'method': method, 'budget': budget, 'n': len(own)}
+        for measure in MEASURES:
+            values = np.array([row[measure] for row in own if measure in row], float)
+            if not len(values):
+                continue
+            half = np.nan
+            if len(values) > 1:
+                half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+            mean = float(values.mean())
+            low, high = (mean - half, mean + half) if np.isfinite(half) else (None, None)
+            entry[measure] = {'value': mean, 'low': low, 'high': high}
+        table.append(entry)
+    return table
+
+
+def _dated(document: dict[str, Any]) -> dict[str, Any]:
+    import jax
+
+    from core_jax import provenance
+
+    device = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+    return document | {'device': device, 'commit': provenance.git_commit(), 'date': time.strftime('%Y-%m-%d')}
+
+
+def markdown(table: Sequence[dict], about: dict[str, Any]) -> str:
+    """The page of the comparison."""
+    budgets = sorted({entry['budget'] for entry in table})
+    names = list(dict.fromkeys(entry['method'] for entry in table))
+    found = {(entry['method'], entry['budget']): entry for entry in table}
+    lines = [
+        f'# {about["task"]}: {about["reward"]}, judged by {about["judge"]}',
+        '',
+        f'`{about["command"]}`: {about["designs"]} designs a cell, means over {about["seeds"]} seeds, 95 % intervals.',
+    ]
+    for measure, title in (
+        ('judge', 'Judge, median of the designs'),
+        ('judge_q90', 'Judge, 90 % quantile'),
+        ('reward', 'Reward that was searched with, median'),
+        ('diversity', 'Diversity'),
+        ('log_likelihood', 'Log-likelihood under the prior, median'),
+        ('reward_calls', 'Reward calls a design'),
+    ):
+        cells = {key: entry[measure] for key, entry in found.items() if measure in entry}
+        if not cells:
+            continue
+        lines += [
+            '',
+            f'## {title}',
+            '',
+            '| method | ' + ' | '.join(map(str, budgets)) + ' |',
+            '| --- ' * (len(budgets) + 1) + '|',
+        ]
+        lines += [
+            f'| {name} | ' + ' | '.join(_shown(cells.get((name, budget))) for budget in budgets) + ' |'
+            for name in names
+        ]
+    return '\n'.join(lines) + '\n'
+
+
+def _shown(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return '-'
+    interval = '' if figure['low'] is None else f' [{figure["low"]:.3g}, {figure["high"]:.3g}]'
+    return f'{figure["value"]:.3g}{interval}'
+
+
+def draw(table: Sequence[dict], about: dict[str, Any], path: pathlib.Path) -> None:
+    """Four panels: the judge against denoiser calls and reward calls, diversity, likelihood."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(13, 7.2), layout='constrained')
+    panels = figure.subplots(2, 2)
+    names = list(dict.fromkeys(entry['method'] for entry in table))
+    shown = [
+        ('calls', 'judge', 'denoiser calls a design', f'{about["judge"]}, median (dashed: 90 %)'),
+        ('reward_calls', 'judge', 'reward calls a design', f'{about["judge"]}, median'),
+        ('calls', 'diversity', 'denoiser calls a design', 'mean distance of two designs'),
+        ('calls', 'log_likelihood', 'denoiser calls a design', 'log-likelihood under the prior'),
+    ]
+    for axes, (x, y, horizontal, vertical) in zip(panels.flat, shown, strict=True):
+        for number, name in enumerate(names):
+            own = sorted((e for e in table if e['method'] == name and y in e), key=lambda e: e[x]['value'])
+            if not own:
+                continue
+            across, style = [e[x]['value'] for e in own], {'color': f'C{number}', 'marker': 'os^Dv<>pPX*'[number % 11]}
+            axes.plot(across, [e[y]['value'] for e in own], label=name, markersize=5, linewidth=1.5, **style)
+            if own[0][y]['low'] is not None:
+                axes.fill_between(
+                    across, [e[y]['low'] for e in own], [e[y]['high'] for e in own], color=f'C{number}', alpha=0.12
+                )
+            if (x, y) == ('calls', 'judge'):
+                axes.plot(across, [e['judge_q90']['value'] for e in own], '--', color=f'C{number}', linewidth=0.8)
+        _fit(axes, [e[y]['value'] for e in table if y in e] + [e['judge_q90']['value'] for e in table if y == 'judge'])
+        axes.set_xscale('log')
+        axes.set_xlabel(horizontal)
+        axes.set_ylabel(vertical)
+    panels[0, 0].legend(fontsize=8, frameon=False)
+    figure.suptitle(f'{about["task"]}: designs for {about["reward"]}, judged by {about["judge"]}', fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def _fit(axes: Any, values: Sequence[float]) -> None:
+    """The vertical range of the means: wide intervals of few seeds would flatten them."""
+    if values:
+        low, high = min(values), max(values)
+        room = 0.12 * (high - low) or 0.1
+        axes.set_ylim(low - room, high + room)
+
+
+if __name__ == '__main__':
+    exit_on_user_error(main)

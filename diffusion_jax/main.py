@@ -1,0 +1,44 @@
+"""Designs with a reward, by a search in a pre-trained diffusion model: `python -m diffusion_jax.main --domain=dna`.
+
+With no flags: DSearch for 8-mers of DNA that a protein binds, at 64 denoiser calls a design, some seconds on a CPU.
+All methods at all budgets beside each other: python -m diffusion_jax.compare
+"""
+
+from __future__ import annotations
+
+import sys
+
+from core_jax.cli import Parser
+from core_jax.errors import UserError, exit_on_user_error
+
+
+def main() -> int:
+    parser = Parser(prog='python -m diffusion_jax.main', description=__doc__)
+    parser.add_argument('--domain', default='dna', help='dna, molecules, proteins or images (%(default)s)')
+    parser.add_argument('--task', help='a variant of the domain: lab or promoters; digits or fashion')
+    parser.add_argument('--method', default='dsearch', help='see --list (%(default)s)')
+    parser.add_argument('--reward', help="by default the task's first; see --list")
+    parser.add_argument('--nfe', type=int, default=64, help='denoiser calls a design (%(default)s)')
+    parser.add_argument('--designs', type=int, default=32, help='how many are returned (%(default)s)')
+    parser.add_argument('--samples', type=int, default=0, help='guesses that value a state; 0: the most probable')
+    parser.add_argument('--lookahead', type=int, default=0, help='further steps before a state is valued (%(default)s)')
+    parser.add_argument('--config.FIELD=VALUE', dest='_', action='store_const', const=None, help='of the method')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--workers', type=int, help='processes for a reward on the host (default: one a core)')
+    parser.add_argument('--mesh', help='such as data:8 (default: all devices along data)')
+    parser.add_argument('--workdir', help='the run directory (default: a new one under runs/)')
+    parser.add_argument('--overwrite', action='store_true', help='start over in --workdir')
+    parser.add_argument('--list', action='store_true', help='tasks with their rewards, methods with their settings')
+    flags, overrides = parser.parse()
+    if min(flags.nfe, flags.designs) < 1:
+        raise UserError('--nfe and --designs must be at least 1')
+    from diffusion_jax import report  # jax is imported here, after --help and the errors of the flags
+
+    if flags.list:
+        report.listing()
+        return 0
+    return report.single(flags, overrides, ['python', '-m', 'diffusion_jax.main', *sys.argv[1:]])
+
+
+if __name__ == '__main__':
+    exit_on_user_error(main)

@@ -1,0 +1,191 @@
+"""The searches by name, each with its settings and, for a budget, its size.
+
+A budget is the number of denoiser calls for each design that is returned. What a method grows with it is one number
+(`size`), the largest that the budget allows; the rest are settings, for all budgets the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from core_jax.errors import UserError, unknown
+from diffusion_jax.process import Process
+from diffusion_jax.search import dsearch, refine, smc, svdd, tree
+from diffusion_jax.value import Value
+
+Plan = tree.Plan | smc.Plan | refine.Plan
+
+
+class Method(NamedTuple):
+    """make(process, value, config, size) -> plan; its cost grows with the size, which is at least `least`."""
+
+    about: str
+    make: Callable[[Process, Value, ml_collections.ConfigDict, int], Plan]
+    settings: dict[str, Any]
+    least: int = 1
+
+
+def kernel(plan: Plan) -> Callable:
+    """The function that runs plans of this kind."""
+    return {tree.Plan: tree.search, smc.Plan: smc.search, refine.Plan: refine.search}[type(plan)]
+
+
+def _best_of_n(process, value, config, size):
+    return svdd.best_of_n(process, value, n=size)
+
+
+def _svdd(process, value, config, size):
+    return svdd.plan(process, value, children=size, designs=config.group, alpha=config.alpha)
+
+
+def _code(process, value, config, size):
+    return svdd.plan(process, value, children=size, designs=config.group, alpha=config.alpha, block=config.block)
+
+
+def _nested(process, value, config, size):
+    rows = [tree.Row([size] * config.group, search=True, redraw=i < process.steps - 1) for i in range(process.steps)]
+    options = {'beams': config.group, 'alpha': config.alpha, 'resample_temperature': config.temperature}
+    return tree.make_plan(rows, process, value, **options)
+
+
+def _dsearch(process, value, config, size):
+    return dsearch.plan(
+        process,
+        value,
+        children=size,
+        designs=config.group,
+        oversample=config.oversample,
+        beams=config.beams,
+        search=config.search,
+        depth=config.depth,
+        alpha=config.alpha,
+        replace=config.replace,
+        resample_temperature=config.temperature,
+        seed=config.coins,
+        released=config.released,
+    )
+
+
+def _smc(process, value, config, size):
+    return smc.plan(
+        process,
+        value,
+        particles=size,
+        alpha=config.alpha,
+        potential=config.potential,
+        every=config.every,
+        threshold=config.threshold,
+        guidance=config.guidance,
+        pick='best',
+    )
+
+
+def _guided(process, value, config, size):
+    return smc.plan(process, value, particles=size, alpha=0.0, potential=None, guidance=config.guidance, pick='best')
+
+
+def _rerd(process, value, config, size):
+    """size: iterations. The first search has as many children as the refinements."""
+    back = refine.steps_back(process, config.back)
+    local = [tree.Row([config.children] * config.group, search=True)] * back
+    local = tree.make_plan(local, process, value, beams=config.group, alpha=config.alpha)
+    whole = svdd.plan(process, value, children=config.children, designs=config.group, alpha=config.alpha)
+    temperature = config.temperature or None
+    return refine.plan(process, local, whole=whole, iterations=size, temperature=temperature, keep=config.keep)
+
+
+def _genetic(process, value, config, size):
+    """size: generations. A child is its parent with some positions hidden and filled in by the model, unguided."""
+    back = refine.steps_back(process, config.back)
+    rows = [tree.Row([1] * config.group, search=i == back - 1) for i in range(back)]
+    local = tree.make_plan(rows, process, value, beams=config.group)
+    whole = svdd.best_of_n(process, value, n=1, designs=config.group)
+    return refine.plan(process, local, whole=whole, iterations=size, temperature=config.temperature)
+
+
+# A group is searched together and returns `group` designs.
+_SMC = {'alpha': 0.1, 'potential': 'difference', 'every': 1, 'threshold': 0.5, 'guidance': 0.0}
+METHODS = {
+    'best_of_n': Method('the best of N unguided designs', _best_of_n, {}),
+    'smc': Method('particles resampled by the change of their value', _smc, _SMC),
+    'fk': Method('FK steering: particles resampled by the best value so far', _smc, _SMC | {'potential': 'max'}),
+    'tds': Method('particles drawn under guidance, and weighted for it', _smc, _SMC | {'guidance': 1.0}),
+    'guidance': Method('the best of N designs drawn along the slope of the value', _guided, {'guidance': 1.0}),
+    'svdd': Method('the best (alpha > 0: a draw) of M children a step', _svdd, {'alpha': 0.0, 'group': 1}),
+    'code': Method('CoDe: the best of M children every few steps', _code, {'alpha': 0.0, 'group': 1, 'block': 4}),
+    'nested_is': Method(
+        'SVDD whose designs are redrawn among themselves after each step',
+        _nested,
+        {'alpha': 0.0, 'group': 8, 'temperature': 0.0},
+    ),
+    'dsearch': Method(
+        'beams that grow fewer while their trees grow wider',
+        _dsearch,
+        {
+            'alpha': 0.0,  # temperature of the choice among children; 0: the best one
+            'group': 1,  # designs that a group of beams ends with
+            'oversample': 4,  # beams to begin with, for each of them
+            'beams': 'exponential',  # how their number falls
+            'search': 'all',  # which steps are searched: all, uniform, linear, exponential, steep
+            'depth': 1,  # steps of a tree
+            'replace': 0.0,  # DSearch-R: share of the beams that is replaced after each searched step
+            'temperature': 1.0,  # of that replacement, in units of the reward
+            'coins': 0,  # seed of the plan
+            'released': False,  # values where nothing is searched, sums over depth, as the released codes
+        },
+    ),
+    'rerd': Method(
+        'refinement: designs are noised a little and searched again',
+        _rerd,
+        {
+            'alpha': 0.0,
+            'group': 1,
+            'children': 4,  # of a step, in the first search and in all others
+            'back': 0.2,  # share of the steps that the noise goes back
+            'keep': False,  # a design that became worse is dropped
+            'temperature': 0.0,  # of the selection among the designs of a group; 0: none
+        },
+    ),
+    'genetic': Method(
+        'selection, and mutation by the model',
+        _genetic,
+        {'group': 16, 'back': 0.1, 'temperature': 0.1},
+        least=1,
+    ),
+}
+
+
+def get_config(method: str) -> ml_collections.ConfigDict:
+    """The settings of a method beside its size. Raises UserError for an unknown one."""
+    if method not in METHODS:
+        raise unknown('method', method, METHODS)
+    return ml_collections.ConfigDict(METHODS[method].settings)
+
+
+def at_budget(
+    method: str, process: Process, value: Value, config: ml_collections.ConfigDict, budget: int, *, by: str = 'calls'
+) -> Plan:
+    """The largest plan of a method whose cost for each returned design is at most `budget`.
+
+    by: 'calls' of the denoiser, or 'rewards'.
+
+    Raises UserError where the budget is too small for the smallest one.
+    """
+    about = METHODS[method]
+
+    def cost(plan: Plan) -> float:
+        return getattr(plan, by) / plan.designs
+
+    smallest = about.make(process, value, config, about.least)
+    if cost(smallest) > budget:
+        raise UserError(f'{method} takes at least {cost(smallest):g} {by} a design here, the budget is {budget}')
+    low, high = about.least, about.least + 1
+    while cost(about.make(process, value, config, high)) <= budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(about.make(process, value, config, middle)) <= budget else (low, middle)
+    return about.make(process, value, config, low)
