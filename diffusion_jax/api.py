@@ -142,7 +142,7 @@ def design(
     flat = result.designs.reshape(-1, *result.designs.shape[2:])[:designs]
     rewards = {name: result.rewards.reshape(-1)[:designs]}
     if chosen.held_out:
-        rewards[chosen.held_out] = judge(task, chosen.held_out, flat)
+        rewards[chosen.held_out] = judge(task, chosen.held_out, flat, workers)
     return Found(flat, task.decode(flat), rewards, result, plan, config, seconds, busy)
 
 
@@ -154,11 +154,14 @@ def choose(task: Task, name: str | None) -> tuple[Reward, str]:
     return task.rewards[name], name
 
 
-def judge(task: Task, name: str, designs: np.ndarray) -> np.ndarray:
+def judge(task: Task, name: str, designs: np.ndarray, workers: int | None = None) -> np.ndarray:
     """Rewards [N] of designs, NaN where there is none."""
     reward = task.rewards[name]
     if reward.on_host:
-        return np.asarray(reward.on_host(task.decode(designs)), np.float64)
+        from diffusion_jax.rewards import Scorer
+
+        with Scorer(reward.on_host, workers=workers) as scorer:
+            return np.asarray(scorer.submit(task.decode(designs)).result(), np.float64)
     return np.asarray(fetch(jax.jit(reward.on_device)(reward.params, jnp.asarray(designs))), np.float64)
 
 

@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 
+import heard
 import host_rewards
 import numpy as np
 import pytest
@@ -145,12 +146,9 @@ def test_nothing_is_left_behind(end, tmp_path):
     here = os.path.dirname(__file__)
     script.write_text(textwrap.dedent(SCRIPT.format(here=here, reward='process', end=end)))
     environment = os.environ | {'PYTHONPATH': os.getcwd()}
-    program = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, start_new_session=True, env=environment,
-        stderr=subprocess.DEVNULL,
-        # A shell that runs the tests in its background has SIGINT ignored, which programs inherit.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
+    with heard.interrupts():
+        program = subprocess.Popen([sys.executable, str(script)], start_new_session=True, env=environment, **pipes)
     workers = {int(word) for word in program.stdout.readline().split()}
     assert workers and all(alive(pid) for pid in workers) or end == 'pass'
     if 'with' in end:

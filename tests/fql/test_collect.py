@@ -1,7 +1,6 @@
 """Collecting: the same files for any number of workers, after any interruption; nothing mixed, nothing half written."""
 
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import heard
 import numpy as np
 import pytest
 
@@ -338,9 +338,8 @@ def test_help_is_quick_and_ctrl_c_is_polite(tmp_path):
     assert '--episodes' in shown
     assert time.monotonic() - began < 2
     command = [*COMMAND, '--episodes=5000', '--workers=1', f'--out={tmp_path / "b.npz"}']
-    # A shell that runs the tests in its background has SIGINT ignored, which programs inherit.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
+    with heard.interrupts():
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.rglob('0*.npz')):
         assert running.poll() is None
         time.sleep(0.02)
