@@ -41,14 +41,14 @@ def both(laboratory, key, make_plan, kernel, search, groups=4, x=None, **about):
     return expected
 
 
-@pytest.mark.parametrize('potential,every', [('difference', 1), ('max', 2)])
+@pytest.mark.parametrize('potential,every', [('difference', 1), pytest.param('max', 2, marks=pytest.mark.slow)])
 def test_particles(laboratory, key, potential, every):
     make = functools.partial(smc.plan, particles=6, designs=2, alpha=0.5, potential=potential, every=every)
     found = both(laboratory, key, make, smc.search, hosted.particles, samples=2, alpha=0.5)
     assert len(np.unique(found.designs.reshape(-1, LENGTH), axis=0)) > 1
 
 
-@pytest.mark.parametrize('temperature,keep', [(None, True), (0.5, False)])
+@pytest.mark.parametrize('temperature,keep', [(None, True), pytest.param(0.5, False, marks=pytest.mark.slow)])
 def test_refinement(laboratory, key, temperature, keep):
     def make(process, value):
         local = tree.make_plan([tree.Row([2] * 2, search=True)] * 2, process, value, beams=2)

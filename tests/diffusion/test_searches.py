@@ -264,14 +264,20 @@ def test_selection_tilts_further():
     assert set(result.calls) == {plan.calls} and set(result.reward_calls) == {plan.rewards}
 
 
-def test_keeping_climbs():
+def climbing():
     local = tree.make_plan([tree.Row([4], search=True)] * 2, PROCESS, GUESSED)
-    whole = svdd.plan(PROCESS, GUESSED, children=4)
-    plan = refine.plan(PROCESS, local, whole=whole, iterations=12, keep=True)
-    result = run(plan, kernel=refine.search, groups=300)
+    return refine.plan(PROCESS, local, whole=svdd.plan(PROCESS, GUESSED, children=4), iterations=12, keep=True)
+
+
+def test_keeping_climbs():
+    result = run(climbing(), kernel=refine.search, groups=300)
     assert (np.diff(result.trace['mean'], axis=0) >= 0).all()
-    one = run(refine.plan(PROCESS, local, whole=whole, iterations=12, keep=True), kernel=refine.search, groups=8)
-    eight = run(plan, kernel=refine.search, groups=8, mesh=make_mesh('data:8'))
+
+
+@pytest.mark.slow
+def test_eight_devices_refine_as_one():
+    one = run(climbing(), kernel=refine.search, groups=8)
+    eight = run(climbing(), kernel=refine.search, groups=8, mesh=make_mesh('data:8'))
     np.testing.assert_array_equal(one.designs, eight.designs)
 
 

@@ -101,7 +101,7 @@ def test_runs_of_another_grid_are_refused(trained):
     reproduce.run_all(reproduce.plan(GRID, directory))
     with pytest.raises(UserError, match=r'one/FQL holds another run \(steps: 4 there, 5 wanted\)'):
         reproduce.run_all(reproduce.plan(GRID, directory, extra={'steps': 5}))
-    with pytest.raises(UserError, match="unknown method 'FGL'; known: BC, FQL"):
+    with pytest.raises(UserError, match="unknown method 'FGL'; did you mean 'FQL'"):
         reproduce.plan(GRID, directory, methods='FGL')
     with pytest.raises(UserError, match='no run of this grid is finished yet'):
         reproduce.report(GRID, reproduce.plan(GRID, directory / 'empty'), directory / 'none.json', '-')
