@@ -9,6 +9,7 @@ import argparse
 import ast
 import importlib.util
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -44,6 +45,15 @@ class Parser(argparse.ArgumentParser):
                 value = rest.pop(0)
             overrides[name.removeprefix('--config.')] = value
         return flags, overrides
+
+
+def quoted(command: Sequence[str]) -> str:
+    """A command line as a result quotes it: without --workdir, which says where it was put on one machine."""
+    words = list(command)
+    while '--workdir' in words:
+        at = words.index('--workdir')
+        del words[at : at + 2]
+    return shlex.join(word for word in words if not word.startswith('--workdir='))
 
 
 def add_run_flags(parser: Parser) -> None:

@@ -24,7 +24,7 @@ Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Environments:
-    """S environments in worker processes; a `driver.Feed`. Use it as a context manager or close it.
+    """S environments in worker processes; a `host_driver.Feed`. Use it as a context manager or close it.
 
     Every slot takes the next episode when its own has ended. What comes depends on the seed, the number of slots and
     the actions, not on the number of workers.

@@ -18,8 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from core_jax.driver import DeviceDriver, HostDriver, Report
+from core_jax.driver import DeviceDriver, Report
 from core_jax.errors import UserError
+from core_jax.host_driver import HostDriver
 from core_jax.mesh import fetch
 
 

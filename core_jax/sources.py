@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from core_jax import replay
-from core_jax.driver import Feed, Source
+from core_jax.driver import Source
+from core_jax.host_driver import Feed
 
 PyTree = Any
 

@@ -10,8 +10,10 @@ Your own model or reward: build a `domains.task.Task` (a `process.Process` and a
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -50,12 +52,13 @@ class Found(NamedTuple):
 
     @property
     def calls(self) -> float:
-        """Denoiser calls for each design."""
-        return float(self.result.calls.sum()) / len(self.designs)
+        """Denoiser calls for each design that groups returned, which may be more than were wanted."""
+        return float(self.result.calls.sum()) / self.result.rewards.size
 
     @property
     def reward_calls(self) -> float:
-        return float(self.result.reward_calls.sum()) / len(self.designs)
+        """Reward calls for each of these."""
+        return float(self.result.reward_calls.sum()) / self.result.rewards.size
 
     def table(self) -> list[dict[str, Any]]:
         columns = {name: values.tolist() for name, values in self.rewards.items()}
@@ -66,14 +69,19 @@ class Found(NamedTuple):
 
 
 def task(domain: str, name: str | None = None, **fields: Any) -> Task:
-    """A domain's task. name: a variant (dna: lab, promoters; images: digits, fashion). Trains the models that it lacks.
+    """A domain's task. name: one of its `TASKS`, by default the first. Trains the models that it lacks.
 
     Raises UserError for an unknown name, or where data must be fetched first.
     """
+    module = domain_module(domain)
+    return module.make(name or module.TASKS[0], **fields)
+
+
+def domain_module(domain: str) -> Any:
+    """TASKS, names of which the first is the default, and make(name, config=...) -> Task."""
     if domain not in DOMAINS:
         raise unknown('domain', domain, DOMAINS)
-    module = importlib.import_module(f'diffusion_jax.domains.{domain}')
-    return module.make(*([name] if name else []), **fields)
+    return importlib.import_module(f'diffusion_jax.domains.{domain}')
 
 
 def method_config(method: str, task: Task, fields: dict[str, Any] | None = None) -> ml_collections.ConfigDict:
@@ -81,8 +89,6 @@ def method_config(method: str, task: Task, fields: dict[str, Any] | None = None)
     config = methods.get_config(method)
     if config.get('alpha'):
         config.alpha = float(task.alpha)
-    if config.get('temperature') and method == 'genetic':
-        config.temperature = float(task.alpha)
     cli.apply(config, fields or {})
     return config
 
@@ -94,7 +100,7 @@ def value_of(reward: Reward, *, samples: int = 0, lookahead: int = 0, alpha: flo
     return Value(
         params=reward.params,
         reward=reward.on_device,
-        slope=sloped(reward) if reward.on_relaxed else None,
+        slope=sloped(reward.on_relaxed) if reward.on_relaxed else None,
         samples=samples,
         lookahead=lookahead,
         alpha=alpha,
@@ -165,7 +171,8 @@ def judge(task: Task, name: str, designs: np.ndarray, workers: int | None = None
     return np.asarray(fetch(jax.jit(reward.on_device)(reward.params, jnp.asarray(designs))), np.float64)
 
 
-def sloped(reward: Reward):
+@functools.cache  # the same reward is the same program
+def sloped(on_relaxed: Callable[[Any, jax.Array], jax.Array]) -> Callable:
     """The slope of the value by the softened state, through the denoiser: what guidance goes along.
 
     On the way a relaxed design is valued: expected tokens [L, V], or the posterior mean.
@@ -175,7 +182,7 @@ def sloped(reward: Reward):
         def total(soft):
             out = process.denoise(process.params, soft, level)
             guessed = jax.vmap(process.mode, (0, 0, None))(soft, out, level)
-            return reward.on_relaxed(params, guessed).sum()
+            return on_relaxed(params, guessed).sum()
 
         return jax.grad(total)(jax.vmap(process.soften)(x))
 

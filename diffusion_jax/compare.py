@@ -13,16 +13,29 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from core_jax.cli import Parser, load_preset
+from core_jax.cli import Parser, load_preset, quoted
 from core_jax.errors import UserError, exit_on_user_error
 
-MEASURES = ('judge', 'judge_q90', 'reward', 'diversity', 'unique', 'log_likelihood', 'calls', 'reward_calls', 'seconds')
+MEASURES = (
+    *('judge', 'judge_q90', 'reward', 'diversity', 'unique', 'log_likelihood'),
+    *('denoiser_calls', 'reward_calls', 'seconds'),
+)
+METHODS = {  # name in the tables: (method, its settings; `samples` and `lookahead` may be among them)
+    'best of N': ('best_of_n', {}),
+    'SMC': ('smc', {}),
+    'FK': ('fk', {}),
+    'SVDD': ('svdd', {}),
+    'CoDe': ('code', {}),
+    'nested IS': ('nested_is', {}),
+    'DSearch': ('dsearch', {'oversample': 4}),
+    'RERD': ('rerd', {}),
+    'genetic': ('genetic', {}),
+}
 DEFAULT = {
     'domain': 'dna',
     'task': '',  # a variant of the domain; '' is its first
@@ -32,24 +45,13 @@ DEFAULT = {
     'designs': 64,  # of a method, budget and seed
     'samples': 0,  # of the value on the way
     'lookahead': 0,
-    # Name in the tables: (method, its settings).
-    'methods': {
-        'best of N': ('best_of_n', {}),
-        'SMC': ('smc', {}),
-        'FK': ('fk', {}),
-        'SVDD': ('svdd', {}),
-        'CoDe': ('code', {}),
-        'nested IS': ('nested_is', {}),
-        'DSearch': ('dsearch', {'oversample': 4}),
-        'RERD': ('rerd', {}),
-        'genetic': ('genetic', {}),
-    },
+    'methods': METHODS,
 }
 
 
 def main() -> int:
     parser = Parser(prog='python -m diffusion_jax.compare', description=__doc__)
-    parser.add_argument('--config', metavar='FILE', help='a preset, such as configs/diffusion/lab.py')
+    parser.add_argument('--config', metavar='FILE', help='a preset, such as configs/diffusion/rerd.py')
     parser.add_argument('--domain', help='dna, molecules, proteins or images (dna)')
     parser.add_argument('--task', help='a variant of the domain')
     parser.add_argument('--reward', help="by default the task's first")
@@ -64,10 +66,17 @@ def main() -> int:
     if overrides:
         raise UserError('compare has flags and a preset, no --config fields')
     asked = settings(load_preset(flags.config) if flags.config else {}, flags)
-    command = shlex.join(['python', '-m', 'diffusion_jax.compare', *sys.argv[1:]])
-    directory = run(asked, flags.workdir, flags.workers, flags.report, command)
-    print(f'{directory / "report.md"}, {directory / "compare.png"}, {directory / "compare.json"}')
-    return 0
+    command = quoted(['python', '-m', 'diffusion_jax.compare', *sys.argv[1:]])
+    from core_jax import session
+
+    def compared() -> None:
+        try:
+            directory = run(asked, flags.workdir, flags.workers, flags.report, command)
+        except KeyboardInterrupt:
+            raise UserError('interrupted; the same command goes on from here') from None
+        print(f'{directory / "report.md"}, {directory / "compare.png"}, {directory / "compare.json"}')
+
+    return session.as_program(compared)
 
 
 def settings(preset: dict[str, Any], flags: Any) -> dict[str, Any]:
@@ -157,10 +166,9 @@ def _path(directory: pathlib.Path, asked: dict, label: str, budget: int, seed: i
 
 def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int, scorer: Any) -> dict[str, Any]:
     """One method at one budget from one seed."""
-    import jax
     import numpy as np
 
-    from diffusion_jax import api
+    from diffusion_jax import api, methods, report
 
     method, fields = asked['methods'][label]
     options = {key: fields[key] for key in ('samples', 'lookahead') if key in fields}
@@ -179,27 +187,17 @@ def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int,
             scorer=scorer,
             **options,
         )
-    except UserError as error:
-        if 'takes at least' not in str(error):
-            raise
-        return row | {'refused': str(error)}  # a budget below one pass of this method
-    judged = list(found.rewards.values())[-1]
-    distances, count = task.distances(found.designs), len(found.designs)
-    row |= {
-        'reward': float(np.median(found.rewards[name])),
+    except methods.TooSmall as error:
+        return row | {'refused': str(error)}
+    searched, judged = (list(found.rewards.values())[i] for i in (0, -1))
+    return row | {
+        'reward': float(np.median(searched)),
         'judge': float(np.nanmedian(judged)),
         'judge_q90': float(np.nanquantile(judged, 0.9)),
-        'diversity': float(distances.sum() / max(count * (count - 1), 1)),
-        'unique': len(np.unique(found.designs.reshape(count, -1), axis=0)) / count,
-        'calls': found.calls,
-        'reward_calls': found.reward_calls,
         'failed': int(found.result.failed.sum()),
         'seconds': found.seconds,
+        **report.described(task, found),
     }
-    if task.process.log_likelihood is not None:
-        likelihood = jax.jit(task.process.log_likelihood)(task.process.params, jax.random.key(0), found.designs)
-        row['log_likelihood'] = float(np.median(np.asarray(likelihood)))
-    return row
 
 
 def summarized(rows: Sequence[dict]) -> list[dict[str, Any]]:
@@ -286,10 +284,10 @@ def draw(table: Sequence[dict], about: dict[str, Any], path: pathlib.Path) -> No
     panels = figure.subplots(2, 2)
     names = list(dict.fromkeys(entry['method'] for entry in table))
     shown = [
-        ('calls', 'judge', 'denoiser calls a design', f'{about["judge"]}, median (dashed: 90 %)'),
+        ('denoiser_calls', 'judge', 'denoiser calls a design', f'{about["judge"]}, median (dashed: 90 %)'),
         ('reward_calls', 'judge', 'reward calls a design', f'{about["judge"]}, median'),
-        ('calls', 'diversity', 'denoiser calls a design', 'mean distance of two designs'),
-        ('calls', 'log_likelihood', 'denoiser calls a design', 'log-likelihood under the prior'),
+        ('denoiser_calls', 'diversity', 'denoiser calls a design', 'mean distance of two designs'),
+        ('denoiser_calls', 'log_likelihood', 'denoiser calls a design', 'log-likelihood under the prior'),
     ]
     for axes, (x, y, horizontal, vertical) in zip(panels.flat, shown, strict=True):
         for number, name in enumerate(names):
@@ -302,7 +300,7 @@ def draw(table: Sequence[dict], about: dict[str, Any], path: pathlib.Path) -> No
                 axes.fill_between(
                     across, [e[y]['low'] for e in own], [e[y]['high'] for e in own], color=f'C{number}', alpha=0.12
                 )
-            if (x, y) == ('calls', 'judge'):
+            if (x, y) == ('denoiser_calls', 'judge'):
                 axes.plot(across, [e['judge_q90']['value'] for e in own], '--', color=f'C{number}', linewidth=0.8)
         _fit(axes, [e[y]['value'] for e in table if y in e] + [e['judge_q90']['value'] for e in table if y == 'judge'])
         axes.set_xscale('log')

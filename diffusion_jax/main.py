@@ -32,12 +32,14 @@ def main() -> int:
     flags, overrides = parser.parse()
     if min(flags.nfe, flags.designs) < 1:
         raise UserError('--nfe and --designs must be at least 1')
-    from diffusion_jax import report  # jax is imported here, after --help and the errors of the flags
+    from core_jax import session  # jax is imported here, after --help and the errors of the flags
+    from diffusion_jax import report
 
     if flags.list:
         report.listing()
         return 0
-    return report.single(flags, overrides, ['python', '-m', 'diffusion_jax.main', *sys.argv[1:]])
+    command = ['python', '-m', 'diffusion_jax.main', *sys.argv[1:]]
+    return session.as_program(lambda: report.single(flags, overrides, command))
 
 
 if __name__ == '__main__':

@@ -20,12 +20,15 @@ Plan = tree.Plan | smc.Plan | refine.Plan
 
 
 class Method(NamedTuple):
-    """make(process, value, config, size) -> plan; its cost grows with the size, which is at least `least`."""
+    """make(process, value, config, size) -> plan; its cost grows with the size, which is at least 1."""
 
     about: str
     make: Callable[[Process, Value, ml_collections.ConfigDict, int], Plan]
     settings: dict[str, Any]
-    least: int = 1
+
+
+class TooSmall(UserError):
+    """A budget below what the smallest plan of a method costs."""
 
 
 def kernel(plan: Plan) -> Callable:
@@ -38,11 +41,8 @@ def _best_of_n(process, value, config, size):
 
 
 def _svdd(process, value, config, size):
-    return svdd.plan(process, value, children=size, designs=config.group, alpha=config.alpha)
-
-
-def _code(process, value, config, size):
-    return svdd.plan(process, value, children=size, designs=config.group, alpha=config.alpha, block=config.block)
+    options = {'designs': config.group, 'alpha': config.alpha, 'block': config.get('block', 1)}
+    return svdd.plan(process, value, children=size, **options)
 
 
 def _nested(process, value, config, size):
@@ -70,21 +70,19 @@ def _dsearch(process, value, config, size):
 
 
 def _smc(process, value, config, size):
+    if config.alpha <= 0:
+        raise UserError('alpha must be positive: weights and slopes are those of value / alpha')
     return smc.plan(
         process,
         value,
         particles=size,
         alpha=config.alpha,
-        potential=config.potential,
+        potential=config.potential or None,
         every=config.every,
         threshold=config.threshold,
-        guidance=config.guidance,
+        guidance=config.guidance / config.alpha,
         pick='best',
     )
-
-
-def _guided(process, value, config, size):
-    return smc.plan(process, value, particles=size, alpha=0.0, potential=None, guidance=config.guidance, pick='best')
 
 
 def _rerd(process, value, config, size):
@@ -103,19 +101,27 @@ def _genetic(process, value, config, size):
     rows = [tree.Row([1] * config.group, search=i == back - 1) for i in range(back)]
     local = tree.make_plan(rows, process, value, beams=config.group)
     whole = svdd.best_of_n(process, value, n=1, designs=config.group)
-    return refine.plan(process, local, whole=whole, iterations=size, temperature=config.temperature)
+    return refine.plan(process, local, whole=whole, iterations=size, temperature=config.alpha)
 
 
-# A group is searched together and returns `group` designs.
-_SMC = {'alpha': 0.1, 'potential': 'difference', 'every': 1, 'threshold': 0.5, 'guidance': 0.0}
+_SMC = {
+    'alpha': 0.1,  # temperature of the weights exp(value / alpha)
+    'potential': 'difference',  # of FK steering: difference (SMC), max, sum; '' for no weights
+    'every': 1,  # steps between two valuations
+    'threshold': 0.5,  # resample below this share of effective particles
+    'guidance': 0.0,  # how far to go along the slope of value / alpha
+}
+# A group is searched together and returns `group` designs. An alpha that is not 0 stands for the task's.
 METHODS = {
     'best_of_n': Method('the best of N unguided designs', _best_of_n, {}),
     'smc': Method('particles resampled by the change of their value', _smc, _SMC),
     'fk': Method('FK steering: particles resampled by the best value so far', _smc, _SMC | {'potential': 'max'}),
     'tds': Method('particles drawn under guidance, and weighted for it', _smc, _SMC | {'guidance': 1.0}),
-    'guidance': Method('the best of N designs drawn along the slope of the value', _guided, {'guidance': 1.0}),
+    'guidance': Method(
+        'the best of N designs drawn along the slope of the value', _smc, _SMC | {'guidance': 1.0, 'potential': ''}
+    ),
     'svdd': Method('the best (alpha > 0: a draw) of M children a step', _svdd, {'alpha': 0.0, 'group': 1}),
-    'code': Method('CoDe: the best of M children every few steps', _code, {'alpha': 0.0, 'group': 1, 'block': 4}),
+    'code': Method('CoDe: the best of M children every few steps', _svdd, {'alpha': 0.0, 'group': 1, 'block': 4}),
     'nested_is': Method(
         'SVDD whose designs are redrawn among themselves after each step',
         _nested,
@@ -152,8 +158,7 @@ METHODS = {
     'genetic': Method(
         'selection, and mutation by the model',
         _genetic,
-        {'group': 16, 'back': 0.1, 'temperature': 0.1},
-        least=1,
+        {'group': 16, 'back': 0.1, 'alpha': 0.1},
     ),
 }
 
@@ -172,20 +177,24 @@ def at_budget(
 
     by: 'calls' of the denoiser, or 'rewards'.
 
-    Raises UserError where the budget is too small for the smallest one.
+    Raises TooSmall where the budget does not allow the smallest one.
     """
-    about = METHODS[method]
 
-    def cost(plan: Plan) -> float:
-        return getattr(plan, by) / plan.designs
+    def made(size: int) -> tuple[Plan, float]:
+        plan = METHODS[method].make(process, value, config, size)
+        return plan, getattr(plan, by) / plan.designs
 
-    smallest = about.make(process, value, config, about.least)
-    if cost(smallest) > budget:
-        raise UserError(f'{method} takes at least {cost(smallest):g} {by} a design here, the budget is {budget}')
-    low, high = about.least, about.least + 1
-    while cost(about.make(process, value, config, high)) <= budget:
-        low, high = high, 2 * high
+    best, cost = made(1)
+    if cost > budget:
+        raise TooSmall(f'{method} takes at least {cost:g} {by} a design here, the budget is {budget}')
+    low, high = 1, 2
+    while (larger := made(high))[1] <= budget:
+        best, low, high = larger[0], high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(about.make(process, value, config, middle)) <= budget else (low, middle)
-    return about.make(process, value, config, low)
+        plan, cost = made(middle)
+        if cost <= budget:
+            best, low = plan, middle
+        else:
+            high = middle
+    return best

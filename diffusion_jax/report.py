@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from core_jax import cli
 from core_jax.files import write_json_atomic
 from core_jax.mesh import make_mesh
 from core_jax.runs import Run
@@ -17,14 +18,13 @@ from diffusion_jax import api, methods
 from diffusion_jax.domains.task import Task
 
 PAPER = 'diffusion'
-TASKS = {'dna': ('lab', 'promoters'), 'molecules': ('moses',), 'proteins': ('mpnn',), 'images': ('digits', 'fashion')}
 
 
 def listing() -> None:
     """Prints tasks and methods. Rewards of a task are printed by an unknown --reward, since models load with them."""
     print('domains and their tasks (the first is the default):')
-    for domain, tasks in TASKS.items():
-        print(f'  {domain:11} {", ".join(tasks) or "one task"}')
+    for domain in api.DOMAINS:
+        print(f'  {domain:11} {", ".join(api.domain_module(domain).TASKS)}')
     print('\nmethods, with the settings that --config.NAME=VALUE changes:')
     for name, method in methods.METHODS.items():
         print(f'  {name:11} {method.about}')
@@ -35,9 +35,10 @@ def listing() -> None:
         print(f'  {name:15} {reward.about}{f"; reported by {reward.held_out}" if reward.held_out else ""}')
 
 
-def single(flags: Any, overrides: dict[str, str], command: list[str]) -> int:
+def single(flags: Any, overrides: dict[str, str], command: list[str]) -> None:
     """`main`: one search."""
-    mesh = make_mesh(flags.mesh) if flags.mesh else make_mesh()
+    cli.apply(methods.get_config(flags.method), overrides)  # what is wrong with these is said before a model is trained
+    mesh = make_mesh(flags.mesh)
     if flags.workdir:
         Run.check(flags.workdir, resume=False, overwrite=flags.overwrite)
     task = api.task(flags.domain, flags.task)
@@ -65,23 +66,21 @@ def single(flags: Any, overrides: dict[str, str], command: list[str]) -> int:
     config = asked | found.config.to_dict()
     run = Run.open(directory, config, paper=PAPER, command=shlex.join(command), overwrite=flags.overwrite)
     try:
-        write(run, task, found, name, flags.seed)
+        write(run, task, found, flags.seed)
     finally:
         run.close()
-    return 0
 
 
-def write(run: Run, task: Task, found: api.Found, name: str, seed: int) -> None:
+def write(run: Run, task: Task, found: api.Found, seed: int) -> None:
     """Files of one search into its run directory, and a few lines for the eye."""
     paths = task.write(run.directory, found.designs, found.rewards)
     write_json_atomic(run.directory / 'trace.json', {k: v.tolist() for k, v in found.result.trace.items()})
-    metrics = measures(task, found, seed)
+    metrics = measures(task, found)
     steps = len(found.result.trace['calls'])
     (run.directory / 'plots').mkdir(exist_ok=True)
     picture = draw_trace(found, run.directory / 'plots' / 'trace.png')
     run.finish(metrics, seed=seed, steps=steps, wall_seconds=found.seconds)
-    best = np.argsort(-found.rewards[name])[:5]
-    for i in best:
+    for i in np.argsort(-next(iter(found.rewards.values())))[:5]:
         print(f'  {found.texts[i][:60]:60}  ' + '  '.join(f'{k} {v[i]:.4g}' for k, v in found.rewards.items()))
     for key, figure in metrics.items():
         interval = '' if figure['low'] is None else f' [{figure["low"]:.4g}, {figure["high"]:.4g}]'
@@ -94,38 +93,35 @@ def write(run: Run, task: Task, found: api.Found, name: str, seed: int) -> None:
     print('next: --method=svdd, --nfe=256, --reward=..., --list; python -m diffusion_jax.compare')
 
 
-def measures(task: Task, found: api.Found, seed: int) -> dict[str, dict[str, float]]:
-    """Of a set of designs: rewards (the median with a bootstrap interval), diversity, likelihood, costs."""
-    rng = np.random.default_rng(0)
-    told = {}
-    for name, values in found.rewards.items():
-        finite = values[np.isfinite(values)]
-        medians = np.median(rng.choice(finite, (2000, len(finite))), axis=1) if len(finite) else np.array([np.nan])
-        low, high = np.quantile(medians, [0.025, 0.975])
-        told[name] = stats_row(np.median(finite) if len(finite) else np.nan, low, high, len(finite))
-        told[f'{name}/q90'] = stats_row(np.quantile(finite, 0.9) if len(finite) else np.nan, None, None, len(finite))
-    pairs = len(found.designs) * (len(found.designs) - 1)
-    distances = task.distances(found.designs)
-    told['diversity'] = stats_row(distances.sum() / pairs if pairs else 0.0, None, None, len(found.designs))
-    told['unique'] = stats_row(
-        len(np.unique(found.designs.reshape(len(found.designs), -1), axis=0)) / len(found.designs)
-    )
+def described(task: Task, found: api.Found) -> dict[str, float]:
+    """Of a set of designs: how different and how likely they are, and what one of them cost.
+
+    diversity: mean distance of two; unique: share of different ones; log_likelihood: median, under the prior.
+    """
+    count, distances = len(found.designs), task.distances(found.designs)
+    told = {
+        'diversity': float(distances.sum() / max(count * (count - 1), 1)),
+        'unique': len(np.unique(found.designs.reshape(count, -1), axis=0)) / count,
+        'denoiser_calls': found.calls,
+        'reward_calls': found.reward_calls,
+    }
     if task.process.log_likelihood is not None:
         likelihood = jax.jit(task.process.log_likelihood)(task.process.params, jax.random.key(0), found.designs)
-        told['log_likelihood'] = stats_row(np.median(np.asarray(likelihood)), None, None, len(found.designs))
-    told['denoiser_calls'] = stats_row(found.calls)
-    told['reward_calls'] = stats_row(found.reward_calls)
+        told['log_likelihood'] = float(np.median(np.asarray(likelihood)))
     return told
 
 
-def stats_row(value: float, low: float | None = None, high: float | None = None, n: int = 1) -> dict[str, Any]:
-    """One metric of a summary."""
-    return {
-        'value': float(value),
-        'low': None if low is None else float(low),
-        'high': None if high is None else float(high),
-        'n': n,
-    }
+def measures(task: Task, found: api.Found) -> dict[str, dict[str, Any]]:
+    """The metrics of summary.json: medians of the rewards with bootstrap intervals, 90 % quantiles, `described`."""
+    rng, told = np.random.default_rng(0), {}
+    for name, values in found.rewards.items():
+        finite = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([np.nan])
+        medians = np.median(rng.choice(finite, (2000, len(finite))), axis=1)
+        low, high = np.quantile(medians, [0.025, 0.975]).tolist()
+        told[name] = {'value': float(np.median(finite)), 'low': low, 'high': high, 'n': len(finite)}
+        told[f'{name}/q90'] = {'value': float(np.quantile(finite, 0.9)), 'low': None, 'high': None, 'n': len(finite)}
+    single = {'low': None, 'high': None, 'n': len(found.designs)}
+    return told | {name: {'value': value} | single for name, value in described(task, found).items()}
 
 
 def draw_trace(found: api.Found, path: pathlib.Path) -> pathlib.Path:

@@ -42,9 +42,12 @@ class Value:
         """Calls of the reward for one state on the way."""
         return 0 if self.of_state else max(self.samples, 1)
 
-    def calls_a_state(self, left: int) -> int:
-        """Calls of the denoiser for one state with `left` steps to go, beside the one that gives its output."""
-        return 0 if self.of_state else max(self.samples, 1) * min(self.lookahead, left - 1)
+    def calls_a_state(self, left: Any, minimum: Callable = min) -> Any:
+        """Calls of the denoiser for one state with `left` steps to go, beside the one that gives its output.
+
+        minimum: `jnp.minimum` where `left` is traced.
+        """
+        return 0 if self.of_state else max(self.samples, 1) * minimum(self.lookahead, left - 1)
 
 
 def guesses(value: Value, process: Process, keys: jax.Array, x: jax.Array, out: PyTree, level, axis=None) -> jax.Array:
@@ -91,7 +94,7 @@ def floored(value: Value, rewards: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def combined(value: Value, rewards: jax.Array) -> jax.Array:
-    """Values [N] of rewards [N, m] of guesses: alpha log mean exp(r / alpha), at alpha = 0 the mean."""
+    """Values [...] of rewards [..., m] of guesses: alpha log mean exp(r / alpha), at alpha = 0 the mean."""
     if value.alpha == 0.0:
-        return rewards.mean(1)
-    return value.alpha * (jax.nn.logsumexp(rewards / value.alpha, 1) - jnp.log(rewards.shape[1]))
+        return rewards.mean(-1)
+    return value.alpha * (jax.nn.logsumexp(rewards / value.alpha, -1) - jnp.log(rewards.shape[-1]))

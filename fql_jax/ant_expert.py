@@ -96,7 +96,7 @@ def build(config, numerics):
     import numpy as np
 
     from core_jax import sources
-    from core_jax.driver import HostDriver
+    from core_jax.host_driver import HostDriver
     from core_jax.learners import sac
     from core_jax.mesh import make_mesh
 
@@ -125,9 +125,10 @@ def train(
     Raises UserError for what the caller can mend, loop.Preempted after a signal, loop.NonFinite for bad numbers.
     """
     from core_jax import checkpoint, loop, session
-    from core_jax.driver import Numerics, updates_due
+    from core_jax.driver import Numerics
     from core_jax.env_feed import Environments
     from core_jax.evaluate import Evaluator
+    from core_jax.host_driver import updates_due
     from fql_jax.api import Evaluation
 
     request = session.Request(workdir, resume, overwrite, command=command)

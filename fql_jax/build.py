@@ -14,8 +14,9 @@ from jax.sharding import PartitionSpec
 
 from core_jax import augment, replay, sources
 from core_jax.datasets import fingerprint
-from core_jax.driver import DeviceDriver, Feed, HostDriver, Numerics, Source
+from core_jax.driver import DeviceDriver, Numerics, Source
 from core_jax.files import plain
+from core_jax.host_driver import Feed, HostDriver
 from core_jax.state import Learner
 from fql_jax import settings
 

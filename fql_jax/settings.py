@@ -109,7 +109,7 @@ def get_config(agent: str = 'fql') -> ml_collections.ConfigDict:
 
 def total_updates(config: ml_collections.ConfigDict) -> int:
     """Offline updates and those that the online steps are worth."""
-    from core_jax.driver import updates_due  # imports jax, which names and numbers alone do without
+    from core_jax.host_driver import updates_due  # imports jax, which names and numbers alone do without
 
     ratio = Fraction(config.utd).limit_denominator(1 << 20)
     return config.steps + updates_due(config.online_steps, ratio, config.warmup)

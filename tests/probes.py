@@ -1,7 +1,7 @@
 """Probe environments: small enough to know every value in closed form, each one asking a single thing of a learner.
 
 After the practice that rejax made public (keraJLi/rejax, tests/environments.py). Observations and actions have one
-dimension in all of them, so that one compiled learner serves all. A feed in the sense of `core_jax.driver.Feed`, in
+dimension in all of them, so that one compiled learner serves all. A `core_jax.host_driver.Feed`, in
 plain NumPy: it steps `slots` copies at once and brings their transitions.
 
     constant      reward 1                         can the critic fit a number?          Q = 1

@@ -6,19 +6,14 @@
 The papers' tables could not be read (see docs/diffusion.md): there is no published number to put beside.
 """
 
+from diffusion_jax.compare import METHODS
+
 
 def get_config() -> dict:
+    others = ('best of N', 'SMC', 'FK', 'SVDD', 'CoDe', 'nested IS', 'DSearch')
     return {
-        'domain': 'dna',
-        'budgets': (16, 64, 256, 1024),
-        'methods': {
-            'best of N': ('best_of_n', {}),
-            'SMC': ('smc', {}),
-            'FK': ('fk', {}),
-            'SVDD': ('svdd', {}),
-            'CoDe': ('code', {}),
-            'nested IS': ('nested_is', {}),
-            'DSearch': ('dsearch', {'oversample': 4}),
+        'methods': {name: METHODS[name] for name in others}
+        | {
             'DSearch, scheduled': ('dsearch', {'oversample': 4, 'search': 'exponential'}),
             'DSearch-R': ('dsearch', {'oversample': 1, 'group': 16, 'replace': 0.0625, 'temperature': 0.1}),
         },

@@ -7,17 +7,14 @@
 design that became worse. The paper's tables could not be read (see docs/diffusion.md).
 """
 
+from diffusion_jax.compare import METHODS
+
 
 def get_config() -> dict:
     return {
-        'domain': 'dna',
-        'budgets': (16, 64, 256, 1024),
-        'methods': {
-            'best of N': ('best_of_n', {}),
-            'SVDD': ('svdd', {}),
-            'RERD': ('rerd', {}),
+        'methods': {name: METHODS[name] for name in ('best of N', 'SVDD', 'RERD', 'genetic')}
+        | {
             'RERD, keep': ('rerd', {'keep': True}),
             'RERD, select': ('rerd', {'group': 16, 'temperature': 0.2}),
-            'genetic': ('genetic', {}),
         },
     }

@@ -26,6 +26,7 @@ from diffusion_jax.process import PyTree
 
 MOTIFS = ('HNF4A', 'HNF1A', 'CEBPA', 'FOXA1')  # of the liver, as the HepG2 cells of the enhancer task
 BINS = 10
+TASKS = ('lab', 'promoters')
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -51,7 +52,7 @@ def make(name: str = 'lab', config: ml_collections.ConfigDict | None = None) -> 
         return lab.make()
     if name == 'promoters':
         return promoters(config or get_config())
-    raise unknown('task', name, ('lab', 'promoters'))
+    raise unknown('task', name, TASKS)
 
 
 # Promoters

@@ -11,9 +11,7 @@ al., arXiv 1708.07747, 60,000 images for training (MIT).
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,12 +25,13 @@ from core_jax.errors import UserError, unknown
 from core_jax.files import reason, write_atomic
 from diffusion_jax import training
 from diffusion_jax.domains import pictures
+from diffusion_jax.domains.table import designs_csv
 from diffusion_jax.domains.task import Reward, Task
 from diffusion_jax.models import classifier, gaussian, gaussian_learner
 from diffusion_jax.models.oracle import halves
 from diffusion_jax.process import Process, PyTree
 
-NAMES = ('digits', 'fashion')
+TASKS = ('digits', 'fashion')
 FASHION = '/usr/share/datasets/fashion-mnist'  # where Debian puts it
 PACKAGE = 'dataset-fashion-mnist'
 CLASSES = {
@@ -44,8 +43,8 @@ WIDTH = 640  # about so many pixels a sheet of designs is wide
 
 def get_config(name: str = 'digits') -> ml_collections.ConfigDict:
     """Settings for the images of this name: minutes on a core for digits. Raises UserError."""
-    if name not in NAMES:
-        raise unknown('images', name, NAMES)
+    if name not in TASKS:
+        raise unknown('task', name, TASKS)
     model, judge = gaussian_learner.get_config(), classifier.get_config()
     model.update({'batch_size': 64, 'sigma_data': 0.75, 'ema': 0.998, 'learning_rate': 2e-3, 'warmup': 100})
     model.network.channels = 24
@@ -111,7 +110,7 @@ def load(name: str, path: str = FASHION) -> tuple[np.ndarray, np.ndarray]:
         if len(grey) != len(labels):
             raise UserError(f'{path}: {len(grey)} images, but {len(labels)} labels')
     else:
-        raise unknown('images', name, NAMES)
+        raise unknown('task', name, TASKS)
     return (2 * grey - 1).astype(np.float32)[..., None], labels.astype(np.int32)
 
 
@@ -191,8 +190,10 @@ def rewards(name: str, images: np.ndarray, labels: np.ndarray, config: ml_collec
         'jpeg': Reward(
             'bytes that a JPEG of it has more than that of a mid-grey image, negative', on_host=pictures.compressibility
         ),
-        'dct': Reward('JPEG coefficients, grey levels a pixel, negative', dct_l1, held_out='jpeg'),
-        'variation': Reward('differences of neighbours, grey levels a pixel, negative', total_variation),
+        'dct': Reward('JPEG coefficients, grey levels a pixel, negative', dct_l1, on_relaxed=dct_l1, held_out='jpeg'),
+        'variation': Reward(
+            'differences of neighbours, grey levels a pixel, negative', total_variation, on_relaxed=total_variation
+        ),
     }
     guide, judge = classifiers(name, images, labels, config)
     class_odds = odds_of(config.classifier)
@@ -200,7 +201,9 @@ def rewards(name: str, images: np.ndarray, labels: np.ndarray, config: ml_collec
         chosen = jnp.arange(config.classifier.classes) == i
         about = f'log-odds of class {label}, nats, by classifier'
         odds = {'net': guide, 'chosen': chosen}
-        found[f'class-{label}'] = Reward(f'{about} A', class_odds, odds, held_out=f'class-{label}-held-out')
+        found[f'class-{label}'] = Reward(
+            f'{about} A', class_odds, odds, on_relaxed=class_odds, held_out=f'class-{label}-held-out'
+        )
         found[f'class-{label}-held-out'] = Reward(f'{about} B, of the other half', class_odds, odds | {'net': judge})
     return found
 
@@ -273,11 +276,7 @@ def write(directory: pathlib.Path, designs: np.ndarray, columns: Mapping[str, Se
     grey = pixels(designs)
     across = int(np.ceil(np.sqrt(len(grey))))
     sheet = pictures.grid(grey, across, max(1, WIDTH // (across * grey.shape[2])))
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator='\n')
-    table.writerow(['design', *columns])
-    table.writerows(zip(decode(designs), *columns.values(), strict=True))
     paths = [pathlib.Path(directory) / name for name in ('designs.png', 'designs.csv')]
-    for path, content in zip(paths, (pictures.png(sheet), rows.getvalue().encode()), strict=True):
+    for path, content in zip(paths, (pictures.png(sheet), designs_csv(decode(designs), columns)), strict=True):
         write_atomic(path, content)
     return paths

@@ -7,11 +7,9 @@ Any sequence of SELFIES symbols is a molecule, so designs are valid by construct
 
 from __future__ import annotations
 
-import csv
 import functools
 import gzip
 import hashlib
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -23,6 +21,7 @@ from core_jax.errors import UserError, unknown
 from core_jax.files import cannot_write, write_atomic
 from diffusion_jax import fetch, training
 from diffusion_jax.domains import chemistry
+from diffusion_jax.domains.table import designs_csv
 from diffusion_jax.domains.task import Reward, Task
 from diffusion_jax.models import masked_learner
 
@@ -31,6 +30,7 @@ SYMBOLS = (
     '[nop] [C] [=C] [#C] [N] [=N] [#N] [NH1] [O] [=O] [S] [=S] [P] [F] [Cl] [Br] [H] [Ring1] [=Ring1] [Ring2] [=Ring2] '
     '[Branch1] [=Branch1] [#Branch1] [Branch2] [=Branch2] [#Branch2]'
 ).split()
+TASKS = ('moses',)
 LENGTH = 52  # the longest of MOSES has 50 symbols
 RECEPTORS = ('PARP1', 'JAK2')  # of dockstring's 58: those of the papers that it has
 DRAWN = 50  # structures in the picture
@@ -58,8 +58,8 @@ def make(name: str = 'moses', config: ml_collections.ConfigDict | None = None) -
 
     Raises UserError for another name, where data were not fetched, and where packages are missing.
     """
-    if name != 'moses':
-        raise unknown('task', name, ('moses',))
+    if name not in TASKS:
+        raise unknown('task', name, TASKS)
     config = config or get_config()
     tokens = load(config.molecules)['tokens']
     learner = masked_learner.make(config.model)
@@ -193,14 +193,11 @@ def write(directory: pathlib.Path, designs: np.ndarray, columns: Mapping[str, Se
 
     Empty designs are rows of the CSV alone. Under a structure stands its number and its first column.
     """
-    texts, rows = decode(designs), io.StringIO()
-    table = csv.writer(rows, lineterminator='\n')
-    table.writerow(['design', *columns])
-    table.writerows(zip(texts, *columns.values(), strict=True))
+    texts = decode(designs)
     valid = [i for i, text in enumerate(texts) if text]
     directory.mkdir(parents=True, exist_ok=True)
     files = {
-        'designs.csv': rows.getvalue().encode(),
+        'designs.csv': designs_csv(texts, columns),
         'designs.smi': ''.join(f'{texts[i]} {i}\n' for i in valid).encode(),
     }
     if valid:

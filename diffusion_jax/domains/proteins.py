@@ -31,6 +31,7 @@ from diffusion_jax.domains.task import Reward, Task
 from diffusion_jax.models import mpnn
 from diffusion_jax.models.networks import one_hot
 
+TASKS = ('mpnn',)
 CHECKPOINTS = ('v_48_002', 'v_48_010', 'v_48_020', 'v_48_030')
 # Share of each amino acid in the proteins of Swiss-Prot, in the order ACDEFGHIKLMNPQRSTVWY (release statistics).
 FREQUENCIES = np.array(
@@ -74,8 +75,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 def make(name: str = 'mpnn', config: ml_collections.ConfigDict | None = None) -> Task:
     """The task 'mpnn'. Raises UserError for another name, and where weights or structures are missing or do not fit."""
-    if name != 'mpnn':
-        raise unknown('task', name, ('mpnn',))
+    if name not in TASKS:
+        raise unknown('task', name, TASKS)
     config = config or get_config()
     backbone = _backbone(config.backbone, 'backbones/3msi.pdb')
     length = len(backbone.sequence)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from core_jax.errors import UserError
 from core_jax.files import write_atomic
+from diffusion_jax.domains.table import designs_csv
 
 DNA = 'ACGT'
 PROTEIN = 'ACDEFGHIKLMNPQRSTVWY'  # in the order of ProteinMPNN's tokens
@@ -72,17 +71,13 @@ def writer(alphabet: str) -> Callable[..., list[pathlib.Path]]:
     decode = decoder(alphabet)
 
     def write(directory: pathlib.Path, designs: np.ndarray, columns: Mapping[str, Sequence[float]]):
-        texts, rows = decode(designs), io.StringIO()
-        table = csv.writer(rows, lineterminator='\n')
-        table.writerow(['design', *columns])
-        table.writerows(zip(texts, *columns.values(), strict=True))
-        fasta = ''
+        texts, fasta = decode(designs), ''
         for i, text in enumerate(texts):
             about = ''.join(f' {name}={values[i]}' for name, values in columns.items())
             fasta += f'>design_{i}{about}\n{text}\n'
         paths = [pathlib.Path(directory) / name for name in ('designs.csv', 'designs.fasta')]
-        for path, content in zip(paths, (rows.getvalue(), fasta), strict=True):
-            write_atomic(path, content.encode())
+        for path, content in zip(paths, (designs_csv(texts, columns), fasta.encode()), strict=True):
+            write_atomic(path, content)
         return paths
 
     return write

@@ -18,6 +18,7 @@ import optax
 
 from core_jax.state import Learner
 from diffusion_jax.models import averaged
+from diffusion_jax.models.convolution import Conv
 from diffusion_jax.models.gaussian import per_row
 from diffusion_jax.process import PyTree
 
@@ -32,7 +33,7 @@ class Classifier(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         x = images
         for width in (self.channels, 2 * self.channels):
-            x = nn.avg_pool(nn.gelu(nn.Conv(width, (3, 3))(x)), (2, 2), (2, 2))
+            x = nn.avg_pool(nn.gelu(Conv(width, (3, 3))(x)), (2, 2), (2, 2))
         x = nn.gelu(nn.Dense(4 * self.channels)(x.reshape(x.shape[0], -1)))
         return nn.Dense(self.classes)(x)
 

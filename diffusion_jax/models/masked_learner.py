@@ -35,7 +35,7 @@ SHORTEST = 1e-3  # the least t that is trained on
 # What is masked, and how much a masked position weighs
 
 
-def spread(key: jax.Array, count: int) -> jax.Array:
+def even(key: jax.Array, count: int) -> jax.Array:
     """Low-discrepancy uniforms [count] in [0, 1)."""
     return (jax.random.uniform(key, (count,)) / count + jnp.arange(count) / count) % 1.0
 
@@ -43,7 +43,7 @@ def spread(key: jax.Array, count: int) -> jax.Array:
 def mdlm(key: jax.Array, batch: int, length: int) -> tuple[jax.Array, jax.Array]:
     """(masked [B, L], weight [B])."""
     level, where = jax.random.split(key)
-    t = SHORTEST + (1.0 - SHORTEST) * spread(level, batch)
+    t = SHORTEST + (1.0 - SHORTEST) * even(level, batch)
     hidden = jax.random.uniform(where, (batch, length)) < ((1.0 - masked.EPSILON) * t)[:, None]
     return hidden, 1.0 / t
 
@@ -51,7 +51,7 @@ def mdlm(key: jax.Array, batch: int, length: int) -> tuple[jax.Array, jax.Array]
 def oaardm(key: jax.Array, batch: int, length: int) -> tuple[jax.Array, jax.Array]:
     """(masked [B, L], weight [B])."""
     level, where = jax.random.split(key)
-    count = counts(spread(level, batch), length)
+    count = counts(even(level, batch), length)
     return first(where, count, length), length / count
 
 
@@ -146,7 +146,7 @@ def process(
     """The reverse process of a network over designs of `length` tokens, each 0 to tokens - 1.
 
     mask: the token that stands for masked; by default `tokens`. inputs: width of the network's input, by default
-    mask + 1. steps: of MDLM's grid; 0 reveals one position a step. samples: of the likelihood's bound, see `elbo`; 0
+    mask + 1. steps: of MDLM's grid; 0 reveals one position a step. samples: of the likelihood's bound, see `bound`; 0
     for one a position. micro: see `Process`.
 
     Its gradients are taken by one-hot rows [L, mask + 1]; `mode` of such rows gives relaxed designs [L, tokens].
@@ -181,7 +181,7 @@ def bound(process: Process, mask: int, samples: int) -> Callable[[PyTree, jax.Ar
     def log_likelihood(params: PyTree, key: jax.Array, designs: jax.Array) -> jax.Array:
         model, length = process.replace(params=params), designs.shape[1]
         level_key, where = jax.random.split(key)
-        count = counts(spread(level_key, samples), length)  # [S]
+        count = counts(even(level_key, samples), length)  # [S]
         hidden = first(where, count, length)  # [S, L]
 
         def one(drawn):

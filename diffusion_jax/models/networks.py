@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from core_jax.errors import unknown
+from diffusion_jax.models.convolution import Conv
 
 DILATIONS = (1, 1, 4, 16, 64)  # of the CNN's five convolutions
 layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5)
@@ -35,63 +36,6 @@ def make(config: ml_collections.ConfigDict, outputs: int) -> nn.Module:
     return KINDS[config.kind](outputs=outputs, **sizes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolved(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """[N, L, I] and taps [W, I, O], W odd -> [N, L, O], zeros beyond the ends.
-
-    The gradient of the taps is one matrix product each. jax would make a convolution of it, which XLA on a CPU does by
-    naive code inside a loop: an update of a small DilatedCNN takes 331 ms there, so it takes 37 (jax 0.10.2, one core).
-    """
-    padding = (kernel.shape[0] // 2) * dilation
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1,),
-        padding=[(padding, padding)],
-        rhs_dilation=(dilation,),
-        dimension_numbers=('NWC', 'WIO', 'NWC'),
-    )
-
-
-def _convolved_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple]:
-    return convolved(x, kernel, dilation), (x, kernel)
-
-
-def _convolved_backward(dilation: int, saved: tuple, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    length, padding = x.shape[1], (kernel.shape[0] // 2) * dilation
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0)))
-    taps = [
-        jnp.einsum('nli,nlo->io', padded[:, w * dilation : w * dilation + length], slope)
-        for w in range(kernel.shape[0])
-    ]
-    return convolved(slope, kernel[::-1].swapaxes(1, 2), dilation), jnp.stack(taps)
-
-
-convolved.defvjp(_convolved_forward, _convolved_backward)
-
-
-class Conv(nn.Module):
-    """A convolution over L with an odd kernel, zeros beyond the ends: [N, L, I] -> [N, L, features].
-
-    Taps that lie beyond the ends for every position, as those of wide dilations do on short sequences, are left out of
-    the sum: they are parameters all the same, for other lengths.
-    """
-
-    features: int
-    width: int
-    dilation: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param('kernel', nn.initializers.lecun_normal(), (self.width, x.shape[-1], self.features))
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        centre = self.width // 2
-        reach = min(centre, (x.shape[1] - 1) // self.dilation)
-        y = convolved(x, kernel[centre - reach : centre + reach + 1], self.dilation)
-        return y + bias[None, None]
-
-
 class DilatedCNN(nn.Module):
     """A residual stack of 5 `stacks` convolutions of width 9; equal dilations follow each other, as published.
 
@@ -104,11 +48,11 @@ class DilatedCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.relu(Conv(self.hidden, 9, name='embed')(x))
+        x = nn.relu(Conv(self.hidden, (9,), name='embed')(x))
         for i, dilation in enumerate(d for d in DILATIONS for _ in range(self.stacks)):
             shift = self.param(f'shift_{i}', nn.initializers.zeros, (self.hidden,))
             h = layer_norm(name=f'norm_{i}')(x + shift[None, None])
-            x = x + nn.relu(Conv(self.hidden, 9, dilation, name=f'conv_{i}')(h))
+            x = x + nn.relu(Conv(self.hidden, (9,), dilation, name=f'conv_{i}')(h))
         x = nn.relu(nn.Dense(self.hidden, name='out_0')(x))
         return nn.Dense(self.outputs, name='out_1')(x)
 
@@ -135,7 +79,7 @@ class ByteNet(nn.Module):
             dilation = 2 ** (i % self.r.bit_length())
             h = nn.Dense(self.width // 2, name=f'in_{i}')(gelu(layer_norm(name=f'norm_in_{i}')(x)))
             h = gelu(layer_norm(name=f'norm_conv_{i}')(h))
-            h = Conv(self.width // 2, self.kernel, dilation, name=f'conv_{i}')(h)
+            h = Conv(self.width // 2, (self.kernel,), dilation, name=f'conv_{i}')(h)
             x = x + nn.Dense(self.width, name=f'out_{i}')(gelu(layer_norm(name=f'norm_out_{i}')(h)))
         return nn.Dense(self.outputs, name='decoder')(layer_norm(name='norm')(x))
 

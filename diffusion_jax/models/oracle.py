@@ -6,22 +6,21 @@ data: one guides, the other, which it never saw, judges (`halves`).
     squared     mean_B (f(x) - y)^2
     logistic    mean_B log(1 + exp(-(2 y - 1) f(x))), y in {0, 1}; f is then the log-odds of y = 1
 
-Metrics: loss; grad_norm. Targets of `squared` should be standardised.
+Metrics: those of `averaged`. Targets of `squared` should be standardised.
 """
 
 from __future__ import annotations
 
 import chex
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 from core_jax.errors import unknown
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
+from core_jax.state import Learner
+from diffusion_jax.models import averaged
 from diffusion_jax.models.networks import one_hot
 from diffusion_jax.process import PyTree
 
@@ -50,14 +49,6 @@ class Oracle(nn.Module):
         return nn.Dense(1, name='output')(x)[:, 0]
 
 
-@flax.struct.dataclass
-class State:
-    key: jax.Array
-    step: jax.Array
-    net: Trainable
-    ema: PyTree
-
-
 def _squared(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean((prediction - target) ** 2)
 
@@ -74,27 +65,16 @@ def make(config: ml_collections.ConfigDict) -> Learner:
     if config.loss not in LOSSES:
         raise unknown('loss', config.loss, LOSSES)
     network, error = network_of(config), LOSSES[config.loss]
-    adam = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay))
 
     def loss(params: PyTree, batch: dict, key: jax.Array) -> jax.Array:
+        chex.assert_rank([batch['tokens'], batch['target']], [2, 1])
         rows = one_hot(batch['tokens'].astype(jnp.int32), config.tokens)
         return error(network.apply(params, rows, key), batch['target'])
 
-    def update(state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
-        chex.assert_rank([batch['tokens'], batch['target']], [2, 1])
-        value, gradients = jax.value_and_grad(loss)(state.net.params, batch, step_key(state))
-        net = descend(state.net, gradients, adam, hparams['learning_rate'])
-        decay = jnp.minimum(hparams['ema'], (1 + state.step) / (10 + state.step))
-        ema = polyak(net.params, state.ema, 1.0 - decay)
-        return State(state.key, state.step + 1, net, ema), {'loss': value, 'grad_norm': global_norm(gradients)}
+    def initial(key: jax.Array, batch: dict) -> PyTree:
+        return network.init(key, one_hot(batch['tokens'][:1].astype(jnp.int32), config.tokens))
 
-    def init(key: jax.Array, batch: dict) -> State:
-        key, net_key = jax.random.split(key)
-        params = network.init(net_key, one_hot(batch['tokens'][:1].astype(jnp.int32), config.tokens))
-        return State(key, jnp.zeros((), jnp.int32), trainable(params, adam), copy(params))
-
-    hparams = {name: float(config[name]) for name in ('learning_rate', 'ema')}
-    return Learner(init, update, None, lambda state: state.ema, hparams)
+    return averaged.make(loss, initial, config)
 
 
 def network_of(config: ml_collections.ConfigDict) -> Oracle:
@@ -117,6 +97,8 @@ def get_config() -> ml_collections.ConfigDict:
             'width': 9,  # of the convolution, odd
             'pool': 3,  # neighbours that are averaged
             'dropout': 0.3,  # of what the dense layers see
+            'warmup': 1,
+            'clip': 10.0,  # most that the norm of the gradients may be
             'weight_decay': 1e-2,  # decoupled, as AdamW's
         }
     )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from core_jax.errors import UserError
+from diffusion_jax.models.convolution import Conv
 
 
 def embedding(numbers: jax.Array, size: int) -> jax.Array:
@@ -20,46 +21,6 @@ def embedding(numbers: jax.Array, size: int) -> jax.Array:
     frequencies = 2 * jnp.pi * 2.0 ** jnp.linspace(-2, 4, size // 2)
     angles = numbers[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
-
-
-@jax.custom_vjp
-def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[N, H, W, I] and an odd kernel [h, w, I, O] -> [N, H, W, O], zeros beyond the edge.
-
-    Its gradients are given by hand, as a convolution of the same kind and one matrix product. Those that jax asks for
-    are computed naively by XLA on a CPU inside of loops, such as those of searches and of training: there, by x, they
-    are 20 times as slow as these, by both 11 times (measured).
-    """
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-
-
-def _convolved(x: jax.Array, kernel: jax.Array) -> tuple:
-    return convolved(x, kernel), (x, kernel)
-
-
-def _gradients(inputs: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = inputs
-    (h, w), (height, width) = kernel.shape[:2], x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (h // 2, h // 2), (w // 2, w // 2), (0, 0)))
-    seen = jnp.concatenate([padded[:, i : i + height, j : j + width] for i in range(h) for j in range(w)], -1)
-    by_kernel = jnp.einsum('nhwc,nhwo->co', seen, gradient).reshape(kernel.shape)
-    return convolved(gradient, kernel[::-1, ::-1].swapaxes(2, 3)), by_kernel
-
-
-convolved.defvjp(_convolved, _gradients)
-
-
-class Conv(nn.Module):
-    """3x3: [N, H, W, I] -> [N, H, W, features]."""
-
-    features: int
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        return convolved(x, kernel) + bias[None, None, None]
 
 
 def folded(x: jax.Array, size: int) -> jax.Array:
@@ -88,10 +49,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, noise: jax.Array) -> jax.Array:
-        y = Conv(self.features)(nn.silu(norm(x)))
+        y = Conv(self.features, (3, 3))(nn.silu(norm(x)))
         scale, shift = jnp.split(nn.Dense(2 * self.features)(noise)[:, None, None], 2, -1)
         y = nn.silu(norm(y) * (1 + scale) + shift)
-        y = Conv(self.features, nn.initializers.zeros)(y)
+        y = Conv(self.features, (3, 3), kernel_init=nn.initializers.zeros)(y)
         return y + (x if x.shape[-1] == self.features else nn.Dense(self.features)(x))
 
 
@@ -128,7 +89,7 @@ class UNet(nn.Module):
         noise = nn.silu(nn.Dense(4 * self.channels)(embedding(noise, 2 * self.channels)))
         noise = nn.silu(nn.Dense(4 * self.channels)(noise))
 
-        x = Conv(self.channels)(folded(images, self.patch))
+        x = Conv(self.channels, (3, 3))(folded(images, self.patch))
         skips = [x]
         for i, multiplier in enumerate(self.multipliers):
             if i > 0:
@@ -146,7 +107,7 @@ class UNet(nn.Module):
             for _ in range(self.blocks + 1):
                 x = Block(multiplier * self.channels)(jnp.concatenate([x, skips.pop()], -1), noise)
             if i > 0:
-                x = Conv(x.shape[-1])(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
+                x = Conv(x.shape[-1], (3, 3))(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
 
-        x = Conv(self.patch**2 * colours, nn.initializers.zeros)(nn.silu(norm(x)))
+        x = Conv(self.patch**2 * colours, (3, 3), kernel_init=nn.initializers.zeros)(nn.silu(norm(x)))
         return unfolded(x, self.patch)

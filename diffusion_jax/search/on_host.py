@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -31,7 +30,7 @@ from diffusion_jax.process import Process
 from diffusion_jax.rewards import Scorer
 from diffusion_jax.search import tree
 from diffusion_jax.search.run import Result
-from diffusion_jax.value import Value, combined, floored
+from diffusion_jax.value import Value
 
 When = Callable[[Callable[[], Any]], None]  # takes what to call once something is there
 
@@ -155,10 +154,7 @@ def _pass(process, value, plan, beams, row):
 def _judge(process, value, plan, beams, row):
     """A row whose candidates are valued by a function of their states, on the device."""
     x, out = tree.expand(process, plan, beams, row, plan.parent.shape[1], False)
-    level = plan.first + row + 1
-    values = value.of_state(value.params, x.reshape(-1, *x.shape[2:]), level).reshape(x.shape[:2])
-    beams = tree.counted(process, plan, value, beams, row, True, False)
-    beams = tree.compete(plan, beams, row, x, out, values)
+    beams = tree.judged(process, value, plan, beams, row, x, out)
     return beams, tree.trace(plan, beams, row)
 
 
@@ -167,16 +163,9 @@ def _propose(process, value, plan, beams, row, *, last):
     return x, out, tree.candidate_designs(process, value, beams, x, out, row, plan.first + row + 1, last)
 
 
-def _select(process, value, plan, beams, row, x, out, rewards, *, last):
+def _select(process, value, plan, beams, row, x, out, rewards):
     """rewards [G, C, m], NaN where there is none."""
-    groups, width, count = rewards.shape
-    rewards, failed = floored(value, rewards)
-    flat = rewards.reshape(groups * width, count)
-    values = (flat[:, 0] if last else combined(value, flat)).reshape(groups, width)
-    real = jnp.asarray(plan.compete)[row] >= 0
-    beams = beams.replace(failed=beams.failed + jnp.where(real[None], failed.sum(-1), 0).sum(1))
-    beams = tree.counted(process, plan, value, beams, row, True, last)
-    beams = tree.compete(plan, beams, row, x, out, values)
+    beams = tree.scored(process, value, plan, beams, row, x, out, rewards)
     return beams, tree.trace(plan, beams, row)
 
 
@@ -215,7 +204,7 @@ def _compiled(structure: Any, shapes: tuple, mesh: Mesh | None) -> dict[str, Cal
         if last or (plan.searched != 'none' and not value.of_state):
             x, out, designs = build(f'propose {name}', functools.partial(_propose, last=last), beams, row)
             rewards = jax.ShapeDtypeStruct(designs.shape[:3], np.float32)
-            build(f'select {name}', functools.partial(_select, last=last), beams, row, x, out, rewards)
+            build(f'select {name}', _select, beams, row, x, out, rewards)
     return programs
 
 

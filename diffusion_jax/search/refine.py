@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from core_jax.errors import UserError
 from diffusion_jax.process import Process, static
 from diffusion_jax.search import smc, tree
-from diffusion_jax.search.run import Result
+from diffusion_jax.search.run import Result, fold
 from diffusion_jax.value import Value, floored, rewards_of
 
 NOISE, LOCAL, SELECT = range(3)  # what keys of an iteration are told apart by
@@ -132,10 +132,10 @@ def inner(plan: tree.Plan | smc.Plan):
 
 def prepared(process: Process, plan: Plan, keys: jax.Array, designs: jax.Array, rewards: jax.Array, turn) -> tuple:
     """((designs, rewards) after the selection, noised states [G, B, ...], keys [G] of the search from there)."""
-    own = _fold(_fold(keys, GLOBAL), turn)
+    own = fold(fold(keys, GLOBAL), turn)
     if plan.select:
-        designs, rewards = _selected(plan, _fold(own, SELECT), designs, rewards)
-    return (designs, rewards), _noised(process, plan, _fold(own, NOISE), designs), _fold(own, LOCAL)
+        designs, rewards = _selected(plan, fold(own, SELECT), designs, rewards)
+    return (designs, rewards), _noised(process, plan, fold(own, NOISE), designs), fold(own, LOCAL)
 
 
 def kept(plan: Plan, before: tuple, after: tuple) -> tuple[jax.Array, jax.Array]:
@@ -145,10 +145,6 @@ def kept(plan: Plan, before: tuple, after: tuple) -> tuple[jax.Array, jax.Array]
     better = after[1] >= before[1]
     shape = (*better.shape, *(1,) * (after[0].ndim - 2))
     return jnp.where(better.reshape(shape), after[0], before[0]), jnp.where(better, after[1], before[1])
-
-
-def _fold(keys: jax.Array, number) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def _noised(process: Process, plan: Plan, keys: jax.Array, designs: jax.Array) -> jax.Array:

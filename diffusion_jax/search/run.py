@@ -29,6 +29,29 @@ class Result(NamedTuple):
     failed: np.ndarray
 
 
+def fold(keys: jax.Array, number: Any) -> jax.Array:
+    """Keys [G], each folded with `number`."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def item_keys(keys: jax.Array, step: Any, purpose: int, count: int) -> jax.Array:
+    """Keys [G, count] by group, step, purpose and item: whatever the layout, they are the same."""
+    return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count)))(
+        fold(fold(keys, step), purpose)
+    )
+
+
+def take(tree: Any, index: jax.Array) -> Any:
+    """Items [G, K, ...] of leaves [G, N, ...] by index [G, K]."""
+    return jax.tree.map(lambda leaf: jax.vmap(lambda items, chosen: items[chosen])(leaf, index), tree)
+
+
+def ancestors(origin: jax.Array, alive: jax.Array) -> jax.Array:
+    """How many [G] of the first items have descendants among those `alive` [N] of `origin` [G, N]."""
+    present = (origin[:, None] == jnp.arange(origin.shape[1])[None, :, None]) & alive[None, None]
+    return present.any(-1).sum(-1)
+
+
 def group_keys(key: jax.Array, groups: int) -> jax.Array:
     """A key a group, the same whatever mesh they are laid over."""
     return jax.vmap(lambda g: jax.random.fold_in(key, g))(jnp.arange(groups))

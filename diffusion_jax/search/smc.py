@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from core_jax.errors import UserError, unknown
 from diffusion_jax.process import Process, PyTree, denoise, static
-from diffusion_jax.search.run import Result
+from diffusion_jax.search.run import Result, ancestors, fold, item_keys, take
 from diffusion_jax.value import Value, combined, floored, guesses, rewards_of
 
 POTENTIALS = ('difference', 'max', 'sum')
@@ -124,16 +124,6 @@ class Particles:
     failed: jax.Array
 
 
-def _keys(keys: jax.Array, step: Any, purpose: int, count: int) -> jax.Array:
-    """[G, count]: by group, step, purpose and particle, whatever the layout."""
-
-    def one(key):
-        key = jax.random.fold_in(jax.random.fold_in(key, step), purpose)
-        return jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(count))
-
-    return jax.vmap(one)(keys)
-
-
 def _flat(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
@@ -154,7 +144,7 @@ def start(process: Process, value: Value, plan: Plan, keys: jax.Array, axis: str
     """Particles of the groups of `keys` [G], of full noise or at states x [G, N, ...]."""
     groups, count = keys.shape[0], plan.particles
     if x is None:
-        x = jax.vmap(jax.vmap(process.init))(_keys(keys, 0, START, count))
+        x = jax.vmap(jax.vmap(process.init))(item_keys(keys, 0, START, count))
     out, slope = _look(process, value, plan, x, jnp.int32(plan.first), axis)
     zeros, none = jnp.zeros((groups, count)), jnp.zeros(groups, jnp.int32)
     origin = jnp.broadcast_to(jnp.arange(count), (groups, count))
@@ -210,7 +200,7 @@ def moved(process: Process, value: Value, plan: Plan, state: Particles, step, fi
         guide = jax.vmap(jax.vmap(process.guide, (0, 0, 0, None)), (0, 0, 0, None))
         scaled = jax.tree.map(lambda leaf: plan.guidance * leaf, state.slope)
         out = guide(state.x, state.out, scaled, level)
-    keys = _keys(state.key, step, STEP, plan.particles)
+    keys = item_keys(state.key, step, STEP, plan.particles)
     y = jax.vmap(jax.vmap(process.step, (0, 0, 0, None)), (0, 0, 0, None))(keys, state.x, out, level)
     if plan.guided and plan.potential is not None:
         log_step = jax.vmap(jax.vmap(process.log_step, (0, 0, None, 0)), (0, 0, None, 0))
@@ -228,7 +218,7 @@ def designs(process: Process, value: Value, state: Particles, step, level, final
     if final:
         return state.x[:, :, None]
     groups, count = state.x.shape[:2]
-    keys = _keys(state.key, step, GUESS, count).reshape(-1)
+    keys = item_keys(state.key, step, GUESS, count).reshape(-1)
     guessed = guesses(value, process, keys, _flat(state.x), _flat(state.out), level, axis)
     return guessed.reshape(groups, count, *guessed.shape[1:])
 
@@ -247,12 +237,10 @@ def _valued(process: Process, value: Value, plan: Plan, state: Particles, step, 
 
 def rewarded(process: Process, value: Value, plan: Plan, state: Particles, rewards, step, final: bool) -> Particles:
     """Weights by the rewards [G, N, m] of the designs that the particles point to; counted."""
-    groups, count, asked = rewards.shape
+    _, count, asked = rewards.shape
     rewards, failed = floored(value, rewards)
-    flat = rewards.reshape(groups * count, asked)
-    values = (flat[:, 0] if final else combined(value, flat)).reshape(groups, count)
-    left = process.steps - (plan.first + step + 1)
-    ahead = 0 if final else asked * jnp.minimum(value.lookahead, left - 1)
+    values = rewards[..., 0] if final else combined(value, rewards)
+    ahead = 0 if final else value.calls_a_state(process.steps - (plan.first + step + 1), jnp.minimum)
     state = state.replace(
         calls=state.calls + count * ahead,
         rewards=state.rewards + count * asked,
@@ -289,14 +277,12 @@ def systematic(key: jax.Array, log_weight: jax.Array, count: int) -> jax.Array:
 def _resampled(plan: Plan, state: Particles, step: Any) -> Particles:
     count = plan.particles
     due = effective(state.log_weight) < plan.threshold * count + (plan.threshold >= 1)  # [G]
-    keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, step), RESAMPLE))(state.key)
+    keys = fold(fold(state.key, step), RESAMPLE)
     drawn = jax.vmap(lambda key, weight: systematic(key, weight, count))(keys, state.log_weight)
-    ancestors = jnp.where(due[:, None], drawn, jnp.arange(count))
+    parents = jnp.where(due[:, None], drawn, jnp.arange(count)[None])
     mean = jax.nn.logsumexp(state.log_weight, -1) - jnp.log(count)
-    take = jax.vmap(lambda leaf, index: leaf[index])
     moved = {
-        name: jax.tree.map(lambda leaf: take(leaf, ancestors), getattr(state, name))
-        for name in ('x', 'out', 'slope', 'value', 'paid', 'record', 'origin')
+        name: take(getattr(state, name), parents) for name in ('x', 'out', 'slope', 'value', 'paid', 'record', 'origin')
     }
     return state.replace(
         **moved,
@@ -312,20 +298,18 @@ def _picked(plan: Plan, state: Particles) -> tuple[jax.Array, jax.Array]:
     elif plan.potential is None:
         chosen = jnp.broadcast_to(jnp.arange(plan.designs), (state.x.shape[0], plan.designs))
     else:
-        keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, plan.steps), PICK))(state.key)
+        keys = fold(fold(state.key, plan.steps), PICK)
         chosen = jax.vmap(lambda key, weight: systematic(key, weight, plan.designs))(keys, state.log_weight)
-    take = jax.vmap(lambda leaf, index: leaf[index])
-    return take(state.x, chosen), take(state.value, chosen)
+    return take((state.x, state.value), chosen)
 
 
 def trace(state: Particles) -> dict[str, jax.Array]:
     """Of the particles after a step [G]: values, ancestors that are left, costs, and log Z so far."""
     count = state.origin.shape[1]
-    present = (state.origin[:, None] == jnp.arange(count)[None, :, None]).any(-1)
     return {
         'best': state.value.max(-1),
         'mean': state.value.mean(-1),
-        'origins': present.sum(-1),
+        'origins': ancestors(state.origin, jnp.ones(count, bool)),
         'calls': state.calls,
         'rewards': state.rewards,
         'log_z': state.log_z + jax.nn.logsumexp(state.log_weight, -1) - jnp.log(count),

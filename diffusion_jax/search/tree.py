@@ -26,7 +26,7 @@ import numpy as np
 
 from core_jax.errors import UserError
 from diffusion_jax.process import Process, PyTree, denoise, static
-from diffusion_jax.search.run import Result
+from diffusion_jax.search.run import Result, ancestors, fold, item_keys, take
 from diffusion_jax.value import Value, combined, floored, guesses, rewards_of
 
 EXPAND, GUESS, COMPETE, RESAMPLE, START = range(5)  # what keys of a row are told apart by
@@ -155,24 +155,11 @@ class Beams:
     failed: jax.Array  # [G] rewards that were not finite
 
 
-def _fold(keys: jax.Array, number: Any) -> jax.Array:
-    """Keys of any shape, each folded with `number`."""
-    folded = jax.vmap(jax.random.fold_in, (0, None))(keys.reshape(-1), number)
-    return folded.reshape(keys.shape)
-
-
-def _candidate_keys(keys: jax.Array, row: Any, purpose: int, count: int) -> jax.Array:
-    """[G, C]: by group, row, purpose and candidate, whatever the layout."""
-    return jax.vmap(lambda key: jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.arange(count)))(
-        _fold(_fold(keys, row), purpose)
-    )
-
-
 def start(process: Process, plan: Plan, keys: jax.Array, x: jax.Array | None = None, axis: str | None = None) -> Beams:
     """Beams [G, S] of full noise, or of states x [G, alive, ...] at the plan's first level."""
     groups, beams = keys.shape[0], plan.beams
     if x is None:
-        x = jax.vmap(jax.vmap(process.init))(_candidate_keys(keys, 0, START, beams))
+        x = jax.vmap(jax.vmap(process.init))(item_keys(keys, 0, START, beams))
     flat = denoise(process, x.reshape(groups * beams, *x.shape[2:]), jnp.int32(plan.first), axis)
     out = jax.tree.map(lambda leaf: leaf.reshape(groups, beams, *leaf.shape[1:]), flat)
 
@@ -198,7 +185,7 @@ def expand(process: Process, plan: Plan, beams: Beams, row: Any, width: int, las
     """(x [G, C, ...], out) of a row's candidates; out is None after the last step, which ends in designs."""
     parent = jnp.asarray(plan.parent)[row, :width]
     level = plan.first + row
-    keys = _candidate_keys(beams.key, row, EXPAND, width)
+    keys = item_keys(beams.key, row, EXPAND, width)
     parents = jax.tree.map(lambda leaf: leaf[:, parent], (beams.x, beams.out))
     x = jax.vmap(jax.vmap(process.step, (0, 0, 0, None)), (0, 0, 0, None))(keys, *parents, level)
     if last:
@@ -212,7 +199,7 @@ def candidate_designs(process: Process, value: Value, beams: Beams, x, out, row,
     if last:
         return x[:, :, None]
     groups, width = x.shape[:2]
-    keys = _candidate_keys(beams.key, row, GUESS, width).reshape(-1)
+    keys = item_keys(beams.key, row, GUESS, width).reshape(-1)
     flat = jax.tree.map(lambda leaf: leaf.reshape(groups * width, *leaf.shape[2:]), (x, out))
     designs = guesses(value, process, keys, *flat, level, axis)
     return designs.reshape(groups, width, *designs.shape[1:])
@@ -223,7 +210,7 @@ def compete(plan: Plan, beams: Beams, row: Any, x: jax.Array, out: PyTree, value
     width = x.shape[1]
     parent, arena = jnp.asarray(plan.parent)[row], jnp.asarray(plan.compete)[row]
     rewards, values = values, values + jnp.where(jnp.asarray(plan.add)[row], beams.value[:, parent], 0.0)
-    keys = _fold(_fold(beams.key, row), COMPETE)
+    keys = fold(fold(beams.key, row), COMPETE)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (width,)))(keys)
     alpha = jnp.asarray(plan.alpha)
     scores = jnp.where(alpha == 0, values, values / jnp.where(alpha == 0, 1.0, alpha) + noise)
@@ -234,10 +221,9 @@ def compete(plan: Plan, beams: Beams, row: Any, x: jax.Array, out: PyTree, value
     if plan.replace or plan.redraw:
         order = _replaced(plan, beams, row, value, order)
     chosen = jnp.take_along_axis(winner, order, 1)
-    take = jax.vmap(lambda leaf, index: leaf[index])
     return beams.replace(
         x=take(x, chosen),
-        out=beams.out if out is None else jax.tree.map(lambda leaf: take(leaf, chosen), out),
+        out=beams.out if out is None else take(out, chosen),
         value=jnp.take_along_axis(rewards if out is None else values, chosen, 1),
         origin=jnp.take_along_axis(beams.origin, parent[chosen], 1),
     )
@@ -257,7 +243,7 @@ def _replaced(plan: Plan, beams: Beams, row: Any, value: jax.Array, order: jax.A
     Temperature 0 stands for the largest |value|, as released for nested importance sampling.
     """
     alive = plan.designs  # the number of beams does not change in these modes
-    keys = _fold(_fold(beams.key, row), RESAMPLE)
+    keys = fold(fold(beams.key, row), RESAMPLE)
 
     def one(key, value, order):
         kept = order[:alive]
@@ -291,12 +277,29 @@ def accept(plan: Plan, beams: Beams, row: Any, x: jax.Array, out: PyTree) -> Bea
 def counted(process: Process, plan: Plan, value: Value, beams: Beams, row: Any, searched: bool, last: bool) -> Beams:
     """The beams with what a row has cost."""
     made = (jnp.asarray(plan.compete)[row] >= 0).sum()
-    ahead = 0
-    if searched and not last and not value.of_state:
-        left = process.steps - (plan.first + row + 1)
-        ahead = max(value.samples, 1) * jnp.minimum(value.lookahead, left - 1)
+    left = process.steps - (plan.first + row + 1)
+    ahead = value.calls_a_state(left, jnp.minimum) if searched and not last else 0
     scored = (1 if last else value.rewards_a_state) if searched else 0
     return beams.replace(calls=beams.calls + made * (0 if last else 1 + ahead), rewards=beams.rewards + made * scored)
+
+
+def judged(process: Process, value: Value, plan: Plan, beams: Beams, row: Any, x: jax.Array, out: PyTree) -> Beams:
+    """The beams after a searched row whose candidates are valued by a function of their states."""
+    values = value.of_state(value.params, x.reshape(-1, *x.shape[2:]), plan.first + row + 1).reshape(x.shape[:2])
+    return compete(plan, counted(process, plan, value, beams, row, True, False), row, x, out, values)
+
+
+def scored(process: Process, value: Value, plan: Plan, beams: Beams, row: Any, x: jax.Array, out, rewards) -> Beams:
+    """The beams after a searched row whose candidates point to designs with these rewards [G, C, m].
+
+    Those that are not finite count as the floor, and are counted. out is None after the last step.
+    """
+    last = out is None
+    real = jnp.asarray(plan.compete)[row] >= 0
+    rewards, failed = floored(value, rewards)
+    beams = beams.replace(failed=beams.failed + jnp.where(real[None], failed.sum(-1), 0).sum(1))
+    values = rewards[..., 0] if last else combined(value, rewards)
+    return compete(plan, counted(process, plan, value, beams, row, True, last), row, x, out, values)
 
 
 def search(
@@ -326,23 +329,11 @@ def run(process: Process, value: Value, plan: Plan, beams: Beams, axis: str | No
 
     def searched(beams: Beams, row, last: bool = False) -> Beams:
         x, out = expand(process, plan, beams, row, width, last, axis)
-        level = plan.first + row + 1
-        valid = jnp.asarray(plan.compete)[row] >= 0
         if value.of_state and not last:
-            flat = x.reshape(-1, *x.shape[2:])
-            values = value.of_state(value.params, flat, level).reshape(x.shape[:2])
-            failed = jnp.zeros(x.shape[:2], bool)
-        else:
-            designs = candidate_designs(process, value, beams, x, out, row, level, last, axis)
-            groups, _, count = designs.shape[:3]
-            rewards = rewards_of(value, designs.reshape(-1, *designs.shape[3:]), axis)
-            rewards, failed = floored(value, rewards)
-            shape = (groups * width, count)
-            values = (rewards if last else combined(value, rewards.reshape(shape))).reshape(groups, width)
-            failed = failed.reshape(groups, width, count).sum(-1)
-        beams = beams.replace(failed=beams.failed + jnp.where(valid[None], failed, 0).sum(1))
-        beams = counted(process, plan, value, beams, row, True, last)
-        return compete(plan, beams, row, x, out, values)
+            return judged(process, value, plan, beams, row, x, out)
+        designs = candidate_designs(process, value, beams, x, out, row, plan.first + row + 1, last, axis)
+        rewards = rewards_of(value, designs.reshape(-1, *designs.shape[3:]), axis)
+        return scored(process, value, plan, beams, row, x, out, rewards.reshape(designs.shape[:3]))
 
     def passed(beams: Beams, row) -> Beams:
         x, out = expand(process, plan, beams, row, plan.passing, False, axis)
@@ -367,11 +358,10 @@ def trace(plan: Plan, beams: Beams, row: Any) -> dict[str, jax.Array]:
     """Of the beams after a row [G]: the best and mean value, and how many of the first beams have descendants."""
     alive = jnp.arange(plan.slots) < jnp.asarray(plan.alive)[row + 1]
     value = jnp.where(alive[None], beams.value, -jnp.inf)
-    present = (beams.origin[:, None] == jnp.arange(plan.slots)[None, :, None]) & alive[None, None]
     return {
         'best': value.max(-1),
         'mean': jnp.where(alive[None], beams.value, 0.0).sum(-1) / alive.sum(),
-        'origins': present.any(-1).sum(-1),
+        'origins': ancestors(beams.origin, alive),
         'calls': beams.calls,
         'rewards': beams.rewards,
     }

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from core_jax import checkpoint, loaded, loop, session
-from core_jax.driver import DeviceDriver, HostDriver, Numerics
+from core_jax.driver import DeviceDriver, Numerics
 from core_jax.env_feed import Transitions
 from core_jax.errors import UserError
 from core_jax.evaluate import Evaluator
 from core_jax.files import read_metrics
+from core_jax.host_driver import HostDriver
 from core_jax.mesh import fetch, initialize_distributed, make_mesh, place, replicated
 from core_jax.networks import parameter_count
 from core_jax.state import Learner

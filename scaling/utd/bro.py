@@ -46,7 +46,7 @@ import ml_collections
 import optax
 
 from core_jax.distributions import TanhGaussian
-from core_jax.driver import updates_due
+from core_jax.host_driver import updates_due
 from core_jax.networks import ensemble
 from core_jax.state import Learner, Trainable, any_member, copy, descend, global_norm, polyak, step_key, trainable
 from scaling.utd.networks import BroNet

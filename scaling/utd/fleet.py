@@ -56,7 +56,7 @@ class Programs:
 
     def build(self, config, *, mesh, numerics, seeds, hparams) -> Any:
         """As `api.build`, with the program of an earlier pack where there is one."""
-        from core_jax.driver import HostDriver
+        from core_jax.host_driver import HostDriver
         from scaling.utd import api, rollout, settings
 
         static = {name: value for name, value in config.to_dict().items() if name not in self.LEFT_OUT}

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from core_jax.cli import quoted
 from core_jax.errors import UserError
 from core_jax.files import plain, write_atomic, write_json_atomic
 from scaling.utd import cells, fleet, runs_table, sweep
@@ -187,7 +188,7 @@ def laws(profile: dict[str, Any], root: pathlib.Path, command: list[str]) -> Non
         raise UserError('no cell of stage two is finished; run the stage fitted first')
     document, tasks = fit.analyse(runs, {'': thresholds(profile)}, profile.get('step_cost'))
     document['held_out_sigma'] = {task.name: held_out_sigma(task) for task in tasks.values()}
-    write_json_atomic(root / 'fits.json', {'paper': 'utd', 'command': shlex.join(command), **jsonable(document)})
+    write_json_atomic(root / 'fits.json', {'paper': 'utd', 'command': quoted(command), **jsonable(document)})
     print(describe(document))
     for name, found in document['held_out_sigma'].items():
         print(f'{name}: {found["sentence"]}')

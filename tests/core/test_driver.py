@@ -1,141 +1,27 @@
-"""The two drivers with a learner that has everything: what must hold bit for bit, and what within a tolerance."""
+"""The driver with a learner that has everything: what must hold bit for bit, and what within a tolerance."""
 
-from fractions import Fraction
-from typing import Any
-
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax.sharding import PartitionSpec
-
-from core_jax import replay, sources
-from core_jax.driver import DeviceDriver, HostDriver, Numerics, updates_due
-from core_jax.errors import UserError
-from core_jax.mesh import fetch, make_mesh, place
-from core_jax.state import Learner, Trainable, copy, descend, global_norm, polyak, step_key, trainable
-
-OBS, ACT, BATCH, REFRESH = 8, 4, 16, 3
-ADAM, MOMENTUM = optax.scale_by_adam(), optax.trace(0.9)
-RULES = ((r'model/params/w$', PartitionSpec(None, 'tensor')), (r'.*', PartitionSpec()))
-
-
-# A learner that has everything
-
-
-@flax.struct.dataclass
-class State:
-    key: jax.Array
-    step: jax.Array
-    model: Trainable  # Adam
-    temperature: Trainable  # momentum
-    target: Any  # follows the model slowly
-    stale: Any  # the model as it was at the last multiple of REFRESH updates
-    statistics: dict  # running mean and variance of the observations
-
-
-def predict(params, statistics, observations):
-    scale = jnp.sqrt(statistics['variance'] + 1e-3)
-    return (observations - statistics['mean'][None]) / scale[None] @ params['w'] + params['b'][None]
-
-
-def init(key, batch):
-    key, w_key = jax.random.split(key)
-    params = {'w': 0.2 * jax.random.uniform(w_key, (OBS, ACT), minval=-1.0), 'b': jnp.zeros(ACT)}
-    statistics = {'mean': jnp.zeros(OBS), 'variance': jnp.ones(OBS), 'count': jnp.zeros(())}
-    temperature = trainable(jnp.zeros(()), MOMENTUM)
-    step = jnp.zeros((), jnp.int32)
-    return State(key, step, trainable(params, ADAM), temperature, copy(params), copy(params), statistics)
-
-
-def update(state, batch, hparams):
-    observations = batch['observations']
-    count = state.statistics['count'] + BATCH
-    delta = observations.mean(0) - state.statistics['mean']
-    mean = state.statistics['mean'] + delta * BATCH / count
-    variance = state.statistics['variance'] + (observations.var(0) - state.statistics['variance']) * BATCH / count
-    statistics = {'mean': mean, 'variance': variance, 'count': count}
-    noise = jax.random.uniform(step_key(state), (1, ACT), minval=-1.0)
-
-    def loss(params, log_temperature):
-        error = predict(params, statistics, observations) - batch['actions'] - 0.01 * noise
-        old = predict(state.stale, statistics, observations) + predict(state.target, statistics, observations)
-        pull = jnp.mean((predict(params, statistics, observations) - old / 2) ** 2)
-        total = jnp.mean(error**2) + jnp.exp(log_temperature) * pull + log_temperature**2
-        return total * jnp.where(state.step == hparams['poison'], jnp.nan, 1.0)
-
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(state.model.params, state.temperature.params)
-    model = descend(state.model, gradients[0], ADAM, hparams['learning_rate'])
-    temperature = descend(state.temperature, gradients[1], MOMENTUM, 0.1 * hparams['learning_rate'])
-    refresh = (state.step + 1) % REFRESH == 0
-    new = State(
-        key=state.key,
-        step=state.step + 1,
-        model=model,
-        temperature=temperature,
-        target=polyak(model.params, state.target, hparams['tau']),
-        stale=jax.tree.map(lambda now, old: jnp.where(refresh, now, old), model.params, state.stale),
-        statistics=statistics,
-    )
-    return new, {'loss': value, 'temperature': temperature.params, 'grad_norm': global_norm(gradients)}
-
-
-def act(policy, memory, observations, key):
-    params, statistics = policy
-    actions = predict(params, statistics, observations)
-    return memory + 1, actions + 0.1 * jax.random.normal(key, actions.shape)
-
-
-RICH = Learner(
-    init,
-    update,
-    act,
-    policy=lambda state: (state.model.params, state.statistics),
-    hparams={'learning_rate': 1e-2, 'tau': 0.1, 'poison': -1.0},
-    memory=lambda batch_size: jnp.zeros((batch_size, 1)),
+from rich_learner import (
+    ACT,
+    BATCH,
+    OBS,
+    RICH,
+    STEP,
+    assert_near,
+    assert_same,
+    device_driver,
+    first_member,
+    member,
+    rows,
 )
 
-
-def rows(count=96, seed=0):
-    rng = np.random.default_rng(seed)
-    observations = np.float32(rng.normal(size=(count, OBS)) * 2 + 1)
-    actions = np.tanh(observations @ np.float32(rng.normal(size=(OBS, ACT))) / 3)
-    ends = (np.arange(count) + 1) % 24 == 0
-    return replay.dataset(observations, actions, np.zeros(count), np.ones(count), ends)
-
-
-def device_driver(mesh='data:1', seeds=(0,), hparams=None, numerics=None, chunk=1000):
-    mesh = make_mesh(mesh)
-    source = sources.offline(replay.place_dataset(rows(), mesh), BATCH)
-    driver = DeviceDriver(
-        RICH, source, mesh=mesh, seeds=seeds, hparams=hparams, numerics=numerics, rules=RULES, chunk=chunk
-    )
-    driver.initialize()
-    return driver
-
-
-STEP = jax.jit(update)
-first_member = jax.jit(lambda carry: jax.tree.map(lambda x: x[0], carry))
-
-
-def member(driver, i=0):
-    """One member's whole carry as a flat dict of numpy."""
-    flat = jax.tree_util.tree_flatten_with_path(fetch(driver.carry))[0]
-    return {jax.tree_util.keystr(path): leaf[i] for path, leaf in flat}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
-def assert_near(a, b, tolerance=1e-5):
-    for name in a:
-        np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance, err_msg=name)
-
+from core_jax import sources
+from core_jax.driver import DeviceDriver, Numerics
+from core_jax.errors import UserError
+from core_jax.mesh import fetch, make_mesh
 
 # One member on one device
 
@@ -349,147 +235,6 @@ def test_bytes_per_device_of_a_population_and_of_one_member(population, on_one_d
     check_bytes(on_one_device[0])
 
 
-# Fed by the host
-
-
-class Batches:
-    """Batch after batch of a fixed series; notes the clocks at which it is asked."""
-
-    def __init__(self, steps=1, asks=False, bad=None):
-        self.steps, self.asks, self.bad, self.position, self.seen = steps, asks, bad, 0, []
-
-    def next(self, act):
-        self.seen.append((self.driver.environment_steps, self.driver.updates))
-        batch = batch_of(self.position)
-        if self.asks:
-            batch['actions'] = np.clip(act(batch['observations'], np.zeros(BATCH, bool)), -1, 1)
-        if self.position == self.bad:
-            batch['observations'][0, 0] = np.nan
-        self.position += 1
-        return batch, self.steps
-
-    def get_state(self):
-        return {'position': self.position}
-
-    def set_state(self, state):
-        self.position = state['position']
-
-
-def batch_of(position):
-    rng = np.random.default_rng(position)
-    observations = np.float32(rng.normal(size=(BATCH, OBS)))
-    return {'observations': observations, 'actions': np.tanh(observations[:, :ACT])}
-
-
-def host_driver(feed, **keywords):
-    source = sources.stream(batch_of(0))
-    return HostDriver(RICH, source, mesh=make_mesh('data:1'), seeds=[1], feed=feed, chunk=8, **keywords)
-
-
-@pytest.fixture(scope='module')
-def compiled():
-    """One program for all of the tests below."""
-    driver = host_driver(Batches())
-    driver.initialize()
-    driver.fresh = driver.carry
-    return driver
-
-
-@pytest.fixture
-def fed(compiled):
-    """Begins again, with `feed` and clocks at 0."""
-
-    def begin(feed, ratio=1, warmup=0):
-        feed.driver, compiled.feed, compiled.ratio, compiled.warmup = compiled, feed, Fraction(ratio), warmup
-        compiled.set_host_state({'environment_steps': 0, 'calls': 0, 'memory': [], 'feed': {'position': 0}})
-        compiled.start(jax.tree.map(jnp.copy, compiled.fresh))
-        return compiled
-
-    yield begin
-    assert compiled.traces <= 1
-
-
-def test_host_driver_makes_the_learner_s_own_updates(fed):
-    driver = fed(Batches())
-    state = first_member(driver.carry).state
-    driver.advance(20)
-    hparams = {name: jnp.float32(value) for name, value in RICH.hparams.items()}
-    for i in range(20):
-        state, _ = STEP(state, batch_of(i), hparams)
-    for ours, theirs in zip(*map(jax.tree.leaves, (fetch(driver.carry.state), fetch(state))), strict=True):
-        np.testing.assert_allclose(ours[0], theirs, rtol=1e-5, atol=1e-6)
-    assert driver.feed.position == 20
-
-
-@pytest.mark.parametrize('warmup', [0, 5])
-@pytest.mark.parametrize('ratio', [1 / 16, 1 / 3, 1, 2, 16])
-def test_updates_to_data_ratio_is_exact_at_every_environment_step(fed, ratio, warmup):
-    exact = {1 / 16: Fraction(1, 16), 1 / 3: Fraction(1, 3)}.get(ratio, Fraction(ratio))
-    assert host_driver(Batches(), ratio=ratio).ratio == exact
-    driver = fed(Batches(), exact, warmup)
-    wanted = int(exact * 48)  # 48 steps after the warm-up
-    for part in (1, wanted - 2, 1):
-        driver.advance(part)
-    assert driver.updates == wanted == driver.state().step
-    assert driver.environment_steps == warmup + 48
-    assert driver.feed.seen == [(s, max(0, int(exact * (s - warmup) // 1))) for s in range(warmup + 48)]
-
-
-def test_several_steps_a_call_are_caught_up_after_each(fed):
-    driver = fed(Batches(steps=5), Fraction(2, 3), warmup=7)
-    driver.advance(12)
-    assert driver.feed.seen == [(0, 0), (5, 0), (10, 2), (15, 5), (20, 8)]
-
-
-def test_one_bad_batch_freezes_for_good(fed):
-    """What comes after it is finite again, but the run is at its last good state and stays there."""
-    driver = fed(Batches(bad=3))
-    driver.advance(3)
-    good = driver.state()
-    driver.advance(5)
-    jax.tree.map(np.testing.assert_array_equal, driver.state(), good)
-    report = driver.report()
-    assert report.bad_step[0] == 4 and report.count[0] == 3 and np.isnan(report.bad_metrics['loss'][0])
-
-
-def test_host_driver_asks_the_policy_with_fresh_noise_and_one_fetch(fed):
-    driver = fed(Batches(asks=True), ratio=2)
-    before = fetch.count
-    driver.advance(20)
-    assert fetch.count == before + 10
-    observations = batch_of(0)['observations']
-    fresh = np.zeros(len(observations), bool)
-    first, second = driver.act(observations, fresh), driver.act(observations, fresh)
-    mean = predict(*RICH.policy(first_member(driver.carry).state), observations)
-    for actions in (first, second):
-        assert 0.05 < np.std(actions - mean) < 0.2
-    assert np.corrcoef((first - mean).ravel(), (second - mean).ravel())[0, 1] < 0.5
-
-
-def test_host_driver_goes_on_exactly(fed):
-    driver = fed(Batches(asks=True), ratio=2)
-    driver.advance(20)
-    whole = member(driver)
-
-    driver = fed(Batches(asks=True), ratio=2)
-    driver.advance(9)
-    saved, carry = driver.host_state(), jax.tree.map(jnp.copy, driver.carry)
-    driver.advance(5)  # lost
-    driver = fed(Batches(asks=True), ratio=2)
-    driver.set_host_state(saved)
-    driver.start(carry, 9)
-    driver.advance(11)
-    assert_same(whole, member(driver))
-
-
-def test_updates_due_is_the_floor_of_an_exact_product():
-    for ratio in (Fraction(1, 16), Fraction(1, 3), Fraction(1), Fraction(16)):
-        for steps in (0, 6, 7, 8, 10**9, 10**9 + 1):
-            assert updates_due(steps, ratio, warmup=7) == max(0, (ratio * (steps - 7)).__floor__())
-    with pytest.raises(UserError, match='ratio must be positive'):
-        host_driver(Batches(), ratio=0)
-
-
 # The numerics policy
 
 
@@ -508,7 +253,7 @@ def test_numerics_policy_is_resolved_once_and_refuses_what_it_does_not_know():
     assert jax.config.jax_default_matmul_precision == 'default'
 
 
-# Sources that act by themselves, and feeds for every member
+# Sources that act by themselves
 
 
 def counting_source():
@@ -551,67 +296,3 @@ def test_a_source_moves_by_the_number_of_updates_and_reports(numerics):
     driver.advance(3)
     np.testing.assert_array_equal(driver.report().metrics['moved'], [3, 3])
     assert driver.traces == traces and driver.updates == 3
-
-
-class EchoFeed:
-    """Shows every slot its own number; the transitions are what was done there."""
-
-    def __init__(self, slots):
-        self.slots, self.calls, self.actions = slots, 0, []
-
-    def next(self, act):
-        observations = np.tile(np.arange(self.slots, dtype=np.float32)[:, None] + self.calls, (1, OBS))
-        actions = act(observations, np.full(self.slots, self.calls == 0))
-        self.calls += 1
-        self.actions.append(actions)
-        return {'observations': observations, 'actions': actions}, self.slots
-
-    def get_state(self):
-        return self.calls
-
-    def set_state(self, state):
-        self.calls = state
-
-
-def apart_driver(seeds, mesh='data:1'):
-    row = {'observations': np.zeros(OBS, np.float32), 'actions': np.zeros(ACT, np.float32)}
-    source = sources.online(row, 64, BATCH)
-    driver = HostDriver(
-        RICH, source, feed=EchoFeed(2 * len(seeds)), ratio=Fraction(1, 2), warmup=4, apart=True, seeds=seeds,
-        mesh=make_mesh(mesh),
-    )  # fmt: skip
-    driver.initialize()
-    return driver
-
-
-def test_members_apart_act_and_learn_for_themselves():
-    both = apart_driver([3, 4])
-    both.advance(6)
-    assert both.environment_steps == 4 + 6 * 2 and both.feed.calls == 8  # of each member, two slots a call
-    for member, seed in enumerate([3, 4]):
-        alone = apart_driver([seed])
-        # The environments of a member show the numbers of its own slots.
-        shift = 2 * member
-        inner = alone.feed.next
-
-        def shifted(act, inner=inner, shift=shift):
-            return inner(lambda observations, fresh: act(observations + shift, fresh))
-
-        def feed_next(act, shifted=shifted, shift=shift):
-            batch, steps = shifted(act)
-            return batch | {'observations': batch['observations'] + shift}, steps
-
-        alone.feed.next = feed_next
-        alone.advance(6)
-        own = jax.tree.map(lambda x, m=member: x[m], fetch(both.carry))
-        jax.tree.map(np.testing.assert_array_equal, own, jax.tree.map(lambda x: x[0], fetch(alone.carry)))
-
-    # A stop and a start, with what the policies remember.
-    saved, carry = both.host_state(), fetch(both.carry)
-    both.advance(4)
-    again = apart_driver([3, 4])
-    again.start(place(carry, jax.tree.map(lambda x: x.sharding, again.carry)), 6)
-    again.set_host_state(saved)
-    again.advance(4)
-    jax.tree.map(np.testing.assert_array_equal, fetch(again.carry), fetch(both.carry))
-    np.testing.assert_array_equal(again.feed.actions[-1], both.feed.actions[-1])

@@ -25,7 +25,7 @@ from numpy_nets import (
 from probes import EXAMPLE, PROBES, ProbeFeed
 
 from core_jax import sources
-from core_jax.driver import HostDriver
+from core_jax.host_driver import HostDriver
 from core_jax.learners import sac
 from core_jax.mesh import fetch, make_mesh
 

@@ -92,7 +92,7 @@ def test_plans_use_their_budget_and_no_more(name):
 
 def test_methods_are_told_the_same_temperature():
     task = lab.make()._replace(alpha=0.25)
-    assert api.method_config('smc', task).alpha == 0.25 and api.method_config('genetic', task).temperature == 0.25
+    assert api.method_config('smc', task).alpha == 0.25 and api.method_config('genetic', task).alpha == 0.25
     assert api.method_config('svdd', task).alpha == 0.0  # greedy by default
     assert api.method_config('svdd', task, {'alpha': 0.5}).alpha == 0.5
 
@@ -120,7 +120,7 @@ def test_a_comparison_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
         return real(*arguments)
 
     monkeypatch.setattr(compare, '_cell', stops)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(UserError, match='interrupted; the same command goes on'):
         command(monkeypatch, compare, *words)
     assert command(monkeypatch, compare, *words) == 0
     assert len(made) == 9 and len(set(made)) == 8

@@ -10,7 +10,7 @@ from core_jax.errors import UserError
 from core_jax.networks import MLP, parameter_count
 from diffusion_jax import process as processes
 from diffusion_jax.models import averaged, gaussian, gaussian_learner
-from diffusion_jax.models.unet import UNet, convolved, embedding, folded, unfolded
+from diffusion_jax.models.unet import UNet, embedding, folded, unfolded
 
 
 class Net(nn.Module):
@@ -221,22 +221,6 @@ def test_unet_sees_noise_and_every_pixel_but_no_other_row():
     moved = np.asarray(apply(params, touched, numbers)) - out
     assert np.abs(moved[0, 7, 7]).max() > 1e-6  # attention reaches the other corner
     assert not moved[1:].any()
-
-
-def test_convolution_and_its_gradients_are_those_of_jax():
-    rng = np.random.default_rng(0)
-    x, kernel = (np.float32(rng.normal(size=shape)) for shape in ((2, 5, 6, 3), (3, 3, 3, 4)))
-
-    def plain(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-
-    def both(f):
-        return jax.jit(jax.value_and_grad(lambda x, kernel: (f(x, kernel) ** 3).sum(), (0, 1)))(x, kernel)
-
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), both(convolved), both(plain))
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    expected = np.einsum('hwi,hwio->o', padded[1, 2:5, 4:7], kernel)
-    np.testing.assert_allclose(convolved(x, kernel)[1, 2, 4], expected, rtol=1e-5)
 
 
 def test_folding_keeps_squares_together():

@@ -84,7 +84,7 @@ def test_oaardm_masks_n_positions_for_each_n_and_each_set_alike(key):
 
 
 def test_spread_uniforms_stay_below_one():
-    drawn = jax.vmap(lambda k: masked_learner.spread(k, 8))(jax.random.split(jax.random.key(1), 500))
+    drawn = jax.vmap(lambda k: masked_learner.even(k, 8))(jax.random.split(jax.random.key(1), 500))
     assert drawn.min() >= 0 and drawn.max() < 1
     np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.01)
     assert (masked_learner.counts(jnp.array([0.0, 0.5, 1.0]), 10) == jnp.array([1, 6, 10])).all()

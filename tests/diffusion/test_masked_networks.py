@@ -11,37 +11,6 @@ from core_jax.networks import parameter_count
 from diffusion_jax.models import networks
 
 
-@pytest.mark.parametrize(('length', 'dilation'), [(11, 1), (11, 16), (40, 16)])
-def test_the_convolution_is_the_sum_over_taps(key, length, dilation):
-    conv = networks.Conv(3, 9, dilation)
-    x = np.asarray(jax.random.normal(key, (2, length, 5)))
-    params = conv.init(key, jnp.asarray(x))
-    params['params']['bias'] = jnp.arange(3.0)
-    kernel = np.asarray(params['params']['kernel'])
-    assert kernel.shape == (9, 5, 3)
-    expected = np.zeros((2, length, 3)) + np.arange(3.0)
-    for i in range(length):
-        for tap in range(9):
-            j = i + (tap - 4) * dilation
-            if 0 <= j < length:
-                expected[:, i] += x[:, j] @ kernel[tap]
-    np.testing.assert_allclose(jax.jit(conv.apply)(params, x), expected, atol=1e-5)
-
-    # Its gradients are written by hand, so are these.
-    slope = np.asarray(jax.random.normal(jax.random.key(1), expected.shape))
-    by_x, by_kernel = np.zeros_like(x), np.zeros_like(kernel)
-    for i in range(length):
-        for tap in range(9):
-            j = i + (tap - 4) * dilation
-            if 0 <= j < length:
-                by_x[:, j] += slope[:, i] @ kernel[tap].T
-                by_kernel[tap] += x[:, j].T @ slope[:, i]
-    made = jax.jit(lambda params, x: jax.vjp(conv.apply, params, x)[1](jnp.asarray(slope)))(params, x)
-    np.testing.assert_allclose(made[1], by_x, atol=1e-5)
-    np.testing.assert_allclose(made[0]['params']['kernel'], by_kernel, atol=1e-5)
-    np.testing.assert_allclose(made[0]['params']['bias'], slope.sum((0, 1)), atol=1e-5)
-
-
 def test_sizes_of_the_published_networks(key):
     def count(network, inputs):
         return parameter_count(jax.eval_shape(network.init, key, jax.ShapeDtypeStruct((1, 30, inputs), jnp.float32)))

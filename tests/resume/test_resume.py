@@ -18,8 +18,8 @@ from probes import EXAMPLE, ProbeFeed
 from core_jax import loop, sources
 from core_jax.checkpoint import Checkpoints
 from core_jax.datasets import Batches
-from core_jax.driver import HostDriver
 from core_jax.errors import UserError
+from core_jax.host_driver import HostDriver
 from core_jax.mesh import make_mesh
 from core_jax.runs import Run
 from core_jax.state import Learner, Trainable, descend, step_key, trainable

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core_jax.driver import DeviceDriver, Numerics, updates_due
+from core_jax.driver import DeviceDriver, Numerics
+from core_jax.host_driver import updates_due
 from core_jax.learners import sac
 from core_jax.mesh import fetch, make_mesh, place, replicated
 from scaling.utd import analytic, rollout

@@ -18,9 +18,9 @@ import tiny
 import tiny_utd
 from tiny_utd import DEVICE, HOST
 
-from core_jax.driver import updates_due
 from core_jax.env_feed import Transitions
 from core_jax.errors import UserError
+from core_jax.host_driver import updates_due
 from core_jax.runs import Run
 from core_jax.slots import Slots
 from scaling import utd
