@@ -13,7 +13,7 @@ import contextlib
 import functools
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -122,10 +122,12 @@ def design(
     mesh: Mesh | None = None,
     workers: int | None = None,
     by: str = 'calls',
+    start: Sequence[str] | None = None,
     scorer: Any = None,
 ) -> Found:
     """Designs by a search whose cost for each of them is at most `nfe` calls of the denoiser (by='rewards': of the
     reward). reward: a name of the task's, by default its first. samples, lookahead: of the value, see `value.Value`.
+    start: designs to refine, as `Task.decode` writes them, in turn where more are wanted (rerd, genetic).
     scorer: an open pool of the reward's, to be used again; workers: processes of a new one.
 
     Raises UserError for unknown names, a budget smaller than one pass, a reward that is broken.
@@ -133,17 +135,19 @@ def design(
     chosen, name = choose(task, reward)
     config = method_config(method, task, fields)
     value = value_of(chosen, samples=samples, lookahead=lookahead, alpha=config.get('alpha', 0.0) if samples else 0.0)
-    plan = methods.at_budget(method, task.process, value, config, nfe, by=by)
+    seeds = None if start is None else task.encode(start)
+    plan = methods.at_budget(method, task.process, value, config, nfe, by=by, seeds=seeds is not None)
     groups = -(-designs // plan.designs)
+    if seeds is not None:
+        seeds = seeds[np.arange(groups * plan.designs) % len(seeds)].reshape(groups, plan.designs, *seeds.shape[1:])
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         if chosen.on_host and scorer is None:
             from diffusion_jax.rewards import Scorer
 
             scorer = stack.enter_context(Scorer(chosen.on_host, workers=workers))
-        result, busy = _search(
-            task, value, plan, jax.random.key(seed), groups, mesh, scorer if chosen.on_host else None
-        )
+        asked = scorer if chosen.on_host else None
+        result, busy = _search(task, value, plan, jax.random.key(seed), groups, mesh, asked, seeds)
     seconds = time.perf_counter() - began
     flat = result.designs.reshape(-1, *result.designs.shape[2:])[:designs]
     rewards = {name: result.rewards.reshape(-1)[:designs]}
@@ -189,13 +193,13 @@ def sloped(on_relaxed: Callable[[Any, jax.Array], jax.Array]) -> Callable:
     return slope
 
 
-def _search(task: Task, value: Value, plan, key, groups: int, mesh, scorer) -> tuple[Result, float | None]:
+def _search(task: Task, value: Value, plan, key, groups: int, mesh, scorer, x) -> tuple[Result, float | None]:
     if scorer is None:
-        run = on_device(methods.kernel(plan), mesh, task.process, value, plan, groups=groups, key=key)
+        run = on_device(methods.kernel(plan), mesh, task.process, value, plan, groups=groups, key=key, x=x)
         return run, None
     keys = group_keys(key, groups)
     if isinstance(plan, tree.Plan):
         result, pace = on_host.search(task.process, value, plan, keys, task.decode, scorer, mesh=mesh)
         return result, pace.busy
     search = {refine.Plan: hosted.refined, smc.Plan: hosted.particles}[type(plan)]
-    return search(task.process, value, plan, keys, task.decode, scorer, mesh=mesh), None
+    return search(task.process, value, plan, keys, task.decode, scorer, x=x, mesh=mesh), None

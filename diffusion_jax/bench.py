@@ -8,6 +8,7 @@
                 (one thread each, all threads each), and seconds to compile
     candidates  the same for 1 to 64 children a design
     host        share of the time in which the device has work, where a reward on the host takes 5 ms
+    gradient    of the small network's loss inside a compiled loop: convolutions with our gradient, and with jax's
 
 The peer is PyTorch in an environment of its own; --peers names its Python. Without it:
 
@@ -27,7 +28,7 @@ from typing import Any
 from core_jax import bench
 from core_jax.errors import exit_on_user_error
 
-PARTS = ('steps', 'candidates', 'host')
+PARTS = ('steps', 'candidates', 'host', 'gradient')
 LENGTH, CHANNELS, STACKS, DESIGNS, CHILDREN, STEPS = 75, 64, 1, 8, 10, 128
 DEFAULT_PEERS = '.venv-torch/bin/python'
 INSTALL = 'python -m venv .venv-torch && .venv-torch/bin/pip install torch numpy'
@@ -46,6 +47,8 @@ def main() -> int:
         bench_candidates(show, measure)
     if 'host' in parts:
         bench_host(show)
+    if 'gradient' in parts:
+        bench_gradient(show, measure)
     show.append_to(flags.out)
     return 0
 
@@ -159,7 +162,7 @@ def bench_host(show: Callable) -> None:
     from diffusion_jax.value import Value
 
     process, decode = small_process(), sequences.decoder(sequences.DNA)
-    for workers in (4, 16):
+    for workers in (4, 16, 48):
         plan = svdd.plan(process, Value(), children=CHILDREN)
         keys = group_keys(jax.random.key(0), 2 * DESIGNS)
         with Scorer(functools.partial(slow_reward, seconds=REWARD_SECONDS), workers=workers) as scorer:
@@ -181,6 +184,32 @@ def slow_reward(texts: list[str], seconds: float) -> list[float]:
     """The share of G and C, `seconds` later for each."""
     time.sleep(seconds * len(texts))
     return [(text.count('G') + text.count('C')) / len(text) for text in texts]
+
+
+def bench_gradient(show: Callable, measure: Callable) -> None:
+    """Why `models.convolution` writes its gradient by hand: XLA on a CPU makes jax's slowly inside a loop."""
+    import jax
+    import jax.numpy as jnp
+
+    from diffusion_jax.models import convolution
+
+    x = jax.random.normal(jax.random.key(0), (64, LENGTH, CHANNELS))
+    kernel = jax.random.normal(jax.random.key(1), (9, CHANNELS, CHANNELS)) / 24
+    plain = convolution.convolved.__wrapped__
+    functions = {}
+    for name, convolved in (('ours', convolution.convolved), ('jax', plain)):
+
+        @jax.jit
+        def run(count, kernel, convolved=convolved):
+            slope = jax.grad(lambda kernel, x: jnp.square(convolved(x, kernel, 1)).mean(), (0, 1))
+            return jax.lax.fori_loop(0, count, lambda _, k: k - 1e-3 * slope(k, x + k[0, 0, 0])[0], kernel)
+
+        functions[name] = lambda count, run=run: run(jnp.int32(count), kernel).block_until_ready()
+    rates = measure(functions)
+    mid = bench.medians(rates)
+    times = {f'{name}_milliseconds': 1000 / mid[name] for name in functions}
+    shape = f'64 x {LENGTH} x {CHANNELS}, width 9'
+    show({'bench': 'diffusion gradient', 'size': shape, **times, 'ratio': bench.ratio(rates['ours'], rates['jax'])})
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument('--reward', help="by default the task's first; see --list")
     parser.add_argument('--nfe', type=int, default=64, help='denoiser calls a design (%(default)s)')
     parser.add_argument('--designs', type=int, default=32, help='how many are returned (%(default)s)')
+    parser.add_argument('--start', metavar='FILE', help='designs that rerd or genetic begin from, one a line')
     parser.add_argument('--samples', type=int, default=0, help='guesses that value a state; 0: the most probable')
     parser.add_argument('--lookahead', type=int, default=0, help='further steps before a state is valued (%(default)s)')
     parser.add_argument('--config.FIELD=VALUE', dest='_', action='store_const', const=None, help='of the method')

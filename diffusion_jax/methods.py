@@ -171,17 +171,28 @@ def get_config(method: str) -> ml_collections.ConfigDict:
 
 
 def at_budget(
-    method: str, process: Process, value: Value, config: ml_collections.ConfigDict, budget: int, *, by: str = 'calls'
+    method: str,
+    process: Process,
+    value: Value,
+    config: ml_collections.ConfigDict,
+    budget: int,
+    *,
+    by: str = 'calls',
+    seeds: bool = False,
 ) -> Plan:
     """The largest plan of a method whose cost for each returned design is at most `budget`.
 
-    by: 'calls' of the denoiser, or 'rewards'.
+    by: 'calls' of the denoiser, or 'rewards'. seeds: of designs that are given, in place of a first search.
 
-    Raises TooSmall where the budget does not allow the smallest one.
+    Raises TooSmall where the budget does not allow the smallest one, UserError where the method takes no seeds.
     """
 
     def made(size: int) -> tuple[Plan, float]:
         plan = METHODS[method].make(process, value, config, size)
+        if seeds:
+            if not isinstance(plan, refine.Plan):
+                raise UserError(f'{method} begins from noise; rerd and genetic begin from designs')
+            plan = refine.from_seeds(plan)
         return plan, getattr(plan, by) / plan.designs
 
     best, cost = made(1)

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from core_jax import cli
-from core_jax.files import write_json_atomic
+from core_jax.errors import UserError
+from core_jax.files import reason, write_json_atomic
 from core_jax.mesh import make_mesh
 from core_jax.runs import Run
 from diffusion_jax import api, methods
@@ -58,17 +59,27 @@ def single(flags: Any, overrides: dict[str, str], command: list[str]) -> None:
         fields=overrides,
         samples=flags.samples,
         lookahead=flags.lookahead,
+        start=_lines(flags.start) if flags.start else None,
         mesh=mesh,
         workers=flags.workers,
     )
     asked = {'domain': flags.domain, 'task': task.name, 'method': flags.method, 'reward': name, 'nfe': flags.nfe}
-    asked |= {'designs': flags.designs, 'seed': flags.seed, 'samples': flags.samples, 'lookahead': flags.lookahead}
+    asked |= {name: getattr(flags, name) for name in ('designs', 'seed', 'samples', 'lookahead', 'start')}
     config = asked | found.config.to_dict()
     run = Run.open(directory, config, paper=PAPER, command=shlex.join(command), overwrite=flags.overwrite)
     try:
         write(run, task, found, flags.seed)
     finally:
         run.close()
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file that are not empty, without the heads of a FASTA. Raises UserError."""
+    try:
+        lines = [line.strip() for line in pathlib.Path(path).read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'cannot read the designs in {path}: {reason(error)}') from error
+    return [line for line in lines if line and not line.startswith('>')]
 
 
 def write(run: Run, task: Task, found: api.Found, seed: int) -> None:

@@ -113,8 +113,9 @@ SILDENAFIL = 'CCCC1=NN(C)C2=C1NC(=NC2=O)C1=C(OCC)C=CC(=C1)S(=O)(=O)N1CCN(C)CC1'
 def zaleplon(texts: Sequence[str]) -> list[float]:
     """Geometric mean of likeness to zaleplon and to the formula C19H17N3O2, which zaleplon does not have; 0 to 1.
 
-    (Zaleplon MPO of GuacaMol, Brown et al., arXiv 1811.09621, whose formula's likeness is the geometric mean of
-    exp(-(n - n*)^2 / 2) of each element's count and of exp(-(n - n*)^2 / 8) of all atoms.)
+    (After Zaleplon MPO of GuacaMol, Brown et al., arXiv 1811.09621, from memory and not compared with its code: the
+    formula's likeness is the geometric mean of exp(-(n - n*)^2 / 2) of each element's count and of
+    exp(-(n - n*)^2 / 8) of all atoms.)
     """
 
     def score(molecule: Molecule) -> float:
@@ -124,7 +125,7 @@ def zaleplon(texts: Sequence[str]) -> list[float]:
 
 
 def median(texts: Sequence[str]) -> list[float]:
-    """Geometric mean of likeness to tadalafil and to sildenafil, 0 to 1 (Median molecules 2 of GuacaMol)."""
+    """Geometric mean of likeness to tadalafil and to sildenafil, 0 to 1 (after GuacaMol's Median 2, unverified)."""
 
     def score(molecule: Molecule) -> float:
         return math.sqrt(_likeness(molecule, TADALAFIL, 3) * _likeness(molecule, SILDENAFIL, 3))

@@ -80,6 +80,14 @@ def plan(
     )
 
 
+def from_seeds(plan: Plan) -> Plan:
+    """The same refinement of designs that are given, without the first search."""
+    if plan.whole is None:
+        return plan
+    calls, rewards = plan.calls - plan.whole.calls, plan.rewards - plan.whole.rewards + plan.designs
+    return plan.replace(whole=None, calls=calls, rewards=rewards)
+
+
 def steps_back(process: Process, share: float) -> int:
     """K for a share of the steps, at least one. Raises UserError outside of (0, 1)."""
     if not 0 < share < 1:

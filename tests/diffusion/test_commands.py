@@ -155,3 +155,23 @@ def test_intervals_are_student_s():
 def test_comparisons_that_cannot_be(monkeypatch, tmp_path, words, complaint):
     with pytest.raises(UserError, match=complaint):
         command(monkeypatch, compare, '--methods=SVDD', f'--workdir={tmp_path}', *words)
+
+
+def test_designs_of_the_user_s_are_refined(monkeypatch, tmp_path, capsys):
+    """From a FASTA, on the device; a mask or a wrong length is no design."""
+    task = lab.make()
+    found = api.design(task, method='rerd', nfe=40, designs=3, start=['ACGTACGT', 'TTTTTTTT'])
+    assert len(found.texts) == 3 and found.calls <= 40
+    assert found.result.trace['mean'].shape[0] > 1  # by iteration, the first of which is the seeds
+    worth = [lab.rewards()[tuple(task.encode([text])[0])] for text in ('ACGTACGT', 'TTTTTTTT', 'ACGTACGT')]
+    np.testing.assert_allclose(found.result.trace['mean'][0], worth, rtol=1e-5)
+
+    seeds = tmp_path / 'seeds.fasta'
+    seeds.write_text('>one\nACGTACGT\n')
+    assert command(monkeypatch, main, '--method=rerd', f'--start={seeds}', f'--workdir={tmp_path / "run"}') == 0
+    assert json.loads((tmp_path / 'run' / 'config.json').read_text())['config']['start'] == str(seeds)
+    for text, complaint in (('ACGTNACG', 'none of ACGT'), ('ACG', '3 letters, designs have 8')):
+        with pytest.raises(UserError, match=complaint):
+            api.design(task, method='rerd', nfe=40, start=[text])
+    with pytest.raises(UserError, match='begins from noise'):
+        api.design(task, method='svdd', nfe=40, start=['ACGTACGT'])

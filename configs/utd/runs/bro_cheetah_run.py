@@ -3,8 +3,8 @@
     python -m scaling.utd.main --config=configs/utd/runs/bro_cheetah_run.py --seeds=3
 
 Published (value-scaling.github.io, BRO's ablations, 10 seeds, evaluations): 3 at 25,000 steps, 68 at 50,000, 106 at
-75,000, 176 at 100,000; at UTD 2 (`--utd=2`) 17, 155, 227, 365. Here: docs/utd.md. An update takes some 20 ms on one
-quiet core.
+75,000, 176 at 100,000; at UTD 2 (`--utd=2`) 17, 155, 227, 365. Here: docs/utd.md; the recorded run took two hours
+on one to two shared cores.
 """
 
 from scaling.utd.bro import PRESETS, RESETS, updates_before
