@@ -75,6 +75,19 @@ def small_reward(params: Any, designs: Any) -> Any:
     return jnp.maximum(y, 0).mean((1, 2))
 
 
+def network_flops(length: int, channels: int, stacks: int) -> float:
+    """FLOPs of the dilated CNN's convolutions and dense layers for one design, two a multiply-add."""
+    from diffusion_jax.models import networks
+
+    inner = sum(taps(length, dilation) for dilation in networks.DILATIONS) * stacks * channels**2
+    return 2.0 * (taps(length, 1) * 5 * channels + inner + length * (channels**2 + 4 * channels))
+
+
+def taps(length: int, dilation: int, width: int = 9) -> int:
+    """How many products of a tap and a position a convolution makes; those beyond the ends are zeros, not made."""
+    return sum(max(length - abs(offset) * dilation, 0) for offset in range(-(width // 2), width // 2 + 1))
+
+
 def whole_search(children: int) -> tuple[Callable[[int], None], float]:
     """(a function that makes `count` whole searches, seconds to compile one)."""
     import jax
@@ -117,7 +130,12 @@ def bench_steps(show: Callable, measure: Callable, python: str, threads: int) ->
     steps = [STEPS * rate for rate in rates['ours']]
     middle = sorted(steps)[len(steps) // 2]
     row |= {'milliseconds': 1000 / middle, 'low': 1000 / max(steps), 'high': 1000 / min(steps)}
-    row |= {'candidates_per_second': DESIGNS * CHILDREN * middle, 'compile_seconds': ours.versions['compile_seconds']}
+    gflop = DESIGNS * CHILDREN * network_flops(LENGTH, CHANNELS, STACKS) / 1e9
+    row |= {
+        'gflops': gflop * middle,
+        'candidates_per_second': DESIGNS * CHILDREN * middle,
+        'compile_seconds': ours.versions['compile_seconds'],
+    }
     if 'peer' in rates:
         theirs = rates['peer']
         row |= {'peer_milliseconds': 1000 / bench.medians(rates)['peer'], 'ratio': bench.ratio(steps, theirs)}

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from core_jax import aot
 from core_jax.errors import exit_on_user_error
 from core_jax.mesh import make_mesh, replicated
-from diffusion_jax.bench import small_reward
+from diffusion_jax.bench import network_flops, small_reward, taps
 from diffusion_jax.models import masked_learner, networks
 from diffusion_jax.process import Process
 from diffusion_jax.search import dsearch, smc, tree
@@ -39,17 +39,6 @@ def enhancers() -> Process:
     return masked_learner.process(network, params, length=LENGTH, tokens=4, steps=STEPS)
 
 
-def network_flops() -> float:
-    """FLOPs of the network's convolutions and dense layers for one design, two a multiply-add."""
-    convolutions = sum(taps(dilation) for dilation in networks.DILATIONS for _ in range(STACKS)) * CHANNELS**2
-    return 2.0 * (taps(1) * 5 * CHANNELS + convolutions + LENGTH * (CHANNELS**2 + 4 * CHANNELS))
-
-
-def taps(dilation: int, width: int = 9) -> int:
-    """How many products of a tap and a position a convolution makes; those beyond the ends are zeros, not made."""
-    return sum(max(LENGTH - abs(offset) * dilation, 0) for offset in range(-(width // 2), width // 2 + 1))
-
-
 def program(search: Any, process: Process, plan: Any, groups: int, devices: list) -> aot.Program:
     """One whole search of `groups` groups on these devices."""
     mesh = make_mesh({'data': len(devices)}, devices)
@@ -62,8 +51,11 @@ def program(search: Any, process: Process, plan: Any, groups: int, devices: list
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=NamedSharding(mesh, rows))
     arguments = everywhere((process, value))
     whole = jax.jit(lambda arguments, keys: laid(search, mesh, groups)((*arguments, plan), keys, None))
-    flops = groups * (plan.calls * network_flops() + plan.rewards * 2 * taps(1) * 4 * 16)
-    allowed = set() if groups % len(devices) == 0 else {'all-gather'}
+    flops = groups * (
+        plan.calls * network_flops(LENGTH, CHANNELS, STACKS) + plan.rewards * 2 * taps(LENGTH, 1) * 4 * 16
+    )
+    # The compiler gathers the rewards, a number a particle, by adding up arrays that are 0 but for one's own share.
+    allowed = set() if groups % len(devices) == 0 else {'all-gather', 'all-reduce'}
     return aot.Program(whole, (arguments, keys), mesh, allowed, flops)
 
 
