@@ -27,15 +27,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (see --help)')
 
-    def parse(self, arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[str, str]]:
-        """Flags, and the texts of `--config.field=value` (or `--config.field value`)."""
+    def parse(self, arguments: Sequence[str] | None = None, blocks: Sequence[str] = ('config',)) -> tuple[Any, ...]:
+        """Flags, and for each block a dict of the texts of `--block.field=value` (or `--block.field value`)."""
         flags, rest = self.parse_known_args(arguments)
-        overrides: dict[str, str] = {}
+        overrides: dict[str, dict[str, str]] = {block: {} for block in blocks}
         rest = list(rest)
         while rest:
             word = rest.pop(0)
             name, equals, value = word.partition('=')
-            if not name.startswith('--config.'):
+            block, dot, field = name.removeprefix('--').partition('.')
+            if not (name.startswith('--') and dot and block in overrides):
                 if name.startswith('--'):
                     raise unknown('flag', name, [o for action in self._actions for o in action.option_strings])
                 raise UserError(f'unexpected argument {word!r}')
@@ -43,8 +44,8 @@ class Parser(argparse.ArgumentParser):
                 if not rest:
                     raise UserError(f'{name} needs a value')
                 value = rest.pop(0)
-            overrides[name.removeprefix('--config.')] = value
-        return flags, overrides
+            overrides[block][field] = value
+        return flags, *overrides.values()
 
 
 def quoted(command: Sequence[str]) -> str:
@@ -117,27 +118,31 @@ def field_names(config: ml_collections.ConfigDict, prefix: str = '') -> list[str
 
 def _read(name: str, value: Any, current: Any) -> Any:
     wanted = type(current)
+    item = type(current[0]) if wanted is tuple and current else int  # of a tuple
     if isinstance(value, str) and wanted is not str:
         if wanted is bool and value.lower() in ('true', 'false'):
             return value.lower() == 'true'
+        if wanted is tuple and item is str:
+            return tuple(part for part in value.split(',') if part)
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            raise UserError(f'config field {name} is {_kind(wanted)}; cannot read {value!r}') from None
+            raise UserError(f'config field {name} is {_kind(wanted, item)}; cannot read {value!r}') from None
     if wanted is tuple and isinstance(value, (int, list, tuple)):
         value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        if all(type(item) is int for item in value):
+        if all(type(part) is item for part in value):
             return value
     if wanted is float and type(value) in (int, float):
         return float(value)
-    if type(value) is wanted:
+    if type(value) is wanted and wanted is not tuple:
         return value
-    raise UserError(f'config field {name} is {_kind(wanted)}, got {value!r}')
+    raise UserError(f'config field {name} is {_kind(wanted, item)}, got {value!r}')
 
 
-def _kind(wanted: type) -> str:
-    names = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a text', tuple: 'integers like 256,256'}
-    return names[wanted]
+def _kind(wanted: type, item: type) -> str:
+    if wanted is tuple:
+        return 'texts like a,b' if item is str else 'integers like 256,256'
+    return {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a text'}[wanted]
 
 
 def require_positive(config: ml_collections.ConfigDict, names: Sequence[str], least: float = 1) -> None:

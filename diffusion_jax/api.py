@@ -13,7 +13,7 @@ import contextlib
 import functools
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,14 +25,15 @@ from jax.sharding import Mesh
 from core_jax import cli
 from core_jax.errors import UserError, unknown
 from core_jax.mesh import fetch
-from diffusion_jax import methods
+from diffusion_jax import learned_value, methods
 from diffusion_jax.domains.task import Reward, Task
 from diffusion_jax.process import Process
-from diffusion_jax.search import hosted, on_host, refine, smc, tree
+from diffusion_jax.search import anneal, hosted, on_host, refine, smc, tree
 from diffusion_jax.search.run import Result, group_keys, on_device
 from diffusion_jax.value import Value
 
 DOMAINS = ('dna', 'molecules', 'proteins', 'images')
+VALUES = ('posterior', 'learned')  # of states on the way: by what they point to, or by a network
 
 
 class Found(NamedTuple):
@@ -49,6 +50,7 @@ class Found(NamedTuple):
     config: ml_collections.ConfigDict
     seconds: float
     busy: float | None = None  # share of the time in which the device had work, where rewards are the host's
+    fit: learned_value.Fit | None = None  # of a learned value: what it cost beside `calls` and `reward_calls`, once
 
     @property
     def calls(self) -> float:
@@ -68,17 +70,31 @@ class Found(NamedTuple):
         ]
 
 
-def task(domain: str, name: str | None = None, **fields: Any) -> Task:
-    """A domain's task. name: one of its `TASKS`, by default the first. Trains the models that it lacks.
+def task(domain: str, name: str | None = None, config: ml_collections.ConfigDict | None = None) -> Task:
+    """A domain's task. name: one of its `TASKS`, by default the first; config: `task_config`'s. Trains the models that
+    it lacks.
 
     Raises UserError for an unknown name, or where data must be fetched first.
     """
     module = domain_module(domain)
-    return module.make(name or module.TASKS[0], **fields)
+    return module.make(name or module.TASKS[0], config)
+
+
+def task_config(
+    domain: str, name: str | None = None, fields: dict[str, Any] | None = None
+) -> ml_collections.ConfigDict:
+    """The settings of a task, with these fields. Raises UserError for unknown names and values of another type."""
+    module = domain_module(domain)
+    name = name or module.TASKS[0]
+    config = module.get_config(name)
+    if fields and not config:
+        raise UserError(f'the task {name} has no fields to set')
+    cli.apply(config, fields or {})
+    return config
 
 
 def domain_module(domain: str) -> Any:
-    """TASKS, names of which the first is the default, and make(name, config=...) -> Task."""
+    """TASKS, names of which the first is the default, get_config(name), and make(name, config) -> Task."""
     if domain not in DOMAINS:
         raise unknown('domain', domain, DOMAINS)
     return importlib.import_module(f'diffusion_jax.domains.{domain}')
@@ -93,10 +109,18 @@ def method_config(method: str, task: Task, fields: dict[str, Any] | None = None)
     return config
 
 
-def value_of(reward: Reward, *, samples: int = 0, lookahead: int = 0, alpha: float = 0.0) -> Value:
-    """The value of states on the way to designs with this reward."""
+def check_values(values: str, samples: int, lookahead: int) -> None:
+    """Raises UserError for a way to value states that there is not."""
+    if values not in VALUES:
+        raise unknown('way to value states', values, VALUES)
     if samples < 0 or lookahead < 0:
         raise UserError('samples and lookahead must be at least 0')
+    if values == 'learned' and (samples or lookahead):
+        raise UserError('a learned value takes no samples and no lookahead')
+
+
+def value_of(reward: Reward, *, samples: int = 0, lookahead: int = 0, alpha: float = 0.0) -> Value:
+    """The value of states on the way to designs with this reward."""
     return Value(
         params=reward.params,
         reward=reward.on_device,
@@ -117,6 +141,7 @@ def design(
     designs: int = 32,
     seed: int = 0,
     fields: dict[str, Any] | None = None,
+    values: str = 'posterior',
     samples: int = 0,
     lookahead: int = 0,
     mesh: Mesh | None = None,
@@ -127,33 +152,38 @@ def design(
 ) -> Found:
     """Designs by a search whose cost for each of them is at most `nfe` calls of the denoiser (by='rewards': of the
     reward). reward: a name of the task's, by default its first. samples, lookahead: of the value, see `value.Value`.
+    values: 'posterior', or 'learned': by a network that is fitted first, once (`learned_value`); the budget does not
+    hold what that takes, nor do `Found.calls` and `Found.seconds`.
     start: designs to refine, as `Task.decode` writes them, in turn where more are wanted (rerd, genetic).
     scorer: an open pool of the reward's, to be used again; workers: processes of a new one.
 
     Raises UserError for unknown names, a budget smaller than one pass, a reward that is broken.
     """
+    check_values(values, samples, lookahead)
     chosen, name = choose(task, reward)
-    config = method_config(method, task, fields)
+    config, fit = method_config(method, task, fields), None
     value = value_of(chosen, samples=samples, lookahead=lookahead, alpha=config.get('alpha', 0.0) if samples else 0.0)
+    learning = learned_value.get_config()
+    if values == 'learned':
+        value = learned_value.untrained(value, task.process, learning)
     seeds = None if start is None else task.encode(start)
     plan = methods.at_budget(method, task.process, value, config, nfe, by=by, seeds=seeds is not None)
     groups = -(-designs // plan.designs)
     if seeds is not None:
         seeds = seeds[np.arange(groups * plan.designs) % len(seeds)].reshape(groups, plan.designs, *seeds.shape[1:])
-    began = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        if chosen.on_host and scorer is None:
-            from diffusion_jax.rewards import Scorer
-
-            scorer = stack.enter_context(Scorer(chosen.on_host, workers=workers))
-        asked = scorer if chosen.on_host else None
-        result, busy = _search(task, value, plan, jax.random.key(seed), groups, mesh, asked, seeds)
-    seconds = time.perf_counter() - began
+    with _pool(chosen, workers, scorer) as scorer:
+        if values == 'learned':
+            score = functools.partial(judge, task, name, scorer=scorer)
+            fit = learned_value.fitted(task.process, f'{task.name}-{name}', score, learning, floor=chosen.floor)
+            value = value.replace(params=value.params | fit.params)
+        began = time.perf_counter()
+        result, busy = _search(task, value, plan, jax.random.key(seed), groups, mesh, scorer, seeds)
+        seconds = time.perf_counter() - began
     flat = result.designs.reshape(-1, *result.designs.shape[2:])[:designs]
     rewards = {name: result.rewards.reshape(-1)[:designs]}
     if chosen.held_out:
         rewards[chosen.held_out] = judge(task, chosen.held_out, flat, workers)
-    return Found(flat, task.decode(flat), rewards, result, plan, config, seconds, busy)
+    return Found(flat, task.decode(flat), rewards, result, plan, config, seconds, busy, fit)
 
 
 def choose(task: Task, name: str | None) -> tuple[Reward, str]:
@@ -164,13 +194,23 @@ def choose(task: Task, name: str | None) -> tuple[Reward, str]:
     return task.rewards[name], name
 
 
-def judge(task: Task, name: str, designs: np.ndarray, workers: int | None = None) -> np.ndarray:
-    """Rewards [N] of designs, NaN where there is none."""
+@contextlib.contextmanager
+def _pool(reward: Reward, workers: int | None, scorer: Any = None) -> Iterator[Any]:
+    """`scorer`, or a new pool of the reward's while it is wanted; None where the device scores."""
+    if not reward.on_host or scorer is not None:
+        yield scorer if reward.on_host else None
+        return
+    from diffusion_jax.rewards import Scorer
+
+    with Scorer(reward.on_host, workers=workers) as opened:
+        yield opened
+
+
+def judge(task: Task, name: str, designs: np.ndarray, workers: int | None = None, scorer: Any = None) -> np.ndarray:
+    """Rewards [N] of designs, NaN where there is none. scorer: an open pool of the reward's."""
     reward = task.rewards[name]
     if reward.on_host:
-        from diffusion_jax.rewards import Scorer
-
-        with Scorer(reward.on_host, workers=workers) as scorer:
+        with _pool(reward, workers, scorer) as scorer:
             return np.asarray(scorer.submit(task.decode(designs)).result(), np.float64)
     return np.asarray(fetch(jax.jit(reward.on_device)(reward.params, jnp.asarray(designs))), np.float64)
 
@@ -201,5 +241,5 @@ def _search(task: Task, value: Value, plan, key, groups: int, mesh, scorer, x) -
     if isinstance(plan, tree.Plan):
         result, pace = on_host.search(task.process, value, plan, keys, task.decode, scorer, mesh=mesh)
         return result, pace.busy
-    search = {refine.Plan: hosted.refined, smc.Plan: hosted.particles}[type(plan)]
+    search = {refine.Plan: hosted.refined, smc.Plan: hosted.particles, anneal.Plan: hosted.annealed}[type(plan)]
     return search(task.process, value, plan, keys, task.decode, scorer, x=x, mesh=mesh), None

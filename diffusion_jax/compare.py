@@ -21,24 +21,38 @@ from typing import Any
 from core_jax.cli import Parser, load_preset, quoted
 from core_jax.errors import UserError, exit_on_user_error
 
-MEASURES = (
-    *('judge', 'judge_q90', 'reward', 'diversity', 'unique', 'log_likelihood'),
-    *('denoiser_calls', 'reward_calls', 'seconds'),
-)
-METHODS = {  # name in the tables: (method, its settings; `samples` and `lookahead` may be among them)
+CELL = ('method', 'budget', 'seed')  # which one a row is of; the rest is measured
+TITLES = {  # of the tables; what a task measures beside these has its name as its title
+    'judge': 'Judge, median of the designs',
+    'judge_q90': 'Judge, 90 % quantile',
+    'reward': 'Reward that was searched with, median',
+    'diversity': 'Diversity',
+    'log_likelihood': 'Log-likelihood under the prior, median',
+    'reward_calls': 'Reward calls a design',
+}
+TRAINING = ('training_denoiser_calls', 'training_reward_calls', 'value_explained')  # of learned values
+UNTOLD = ('failed', 'unique', 'denoiser_calls', 'seconds', *TRAINING)  # in compare.json alone
+VALUED = ('values', 'samples', 'lookahead')  # how states are valued, see `api.design`
+METHODS = {  # name in the tables: (method, its settings; those of VALUED may be among them)
     'best of N': ('best_of_n', {}),
     'SMC': ('smc', {}),
     'FK': ('fk', {}),
+    'TDS': ('tds', {}),
+    'guidance': ('guidance', {}),
     'SVDD': ('svdd', {}),
     'CoDe': ('code', {}),
     'nested IS': ('nested_is', {}),
     'DSearch': ('dsearch', {'oversample': 4}),
-    'RERD': ('rerd', {}),
+    'DSearch-R': ('dsearch', {'oversample': 1, 'group': 16, 'replace': 0.25, 'temperature': 1.0}),
+    'RERD': ('rerd', {'children': 1, 'back': 0.1}),
+    'RERD, select': ('rerd', {'children': 1, 'back': 0.1, 'group': 16, 'temperature': 0.2}),
     'genetic': ('genetic', {}),
+    'annealed (ours)': ('anneal', {}),
 }
 DEFAULT = {
     'domain': 'dna',
     'task': '',  # a variant of the domain; '' is its first
+    'task_config': {},  # fields of the task, as --task.FIELD=VALUE sets them
     'reward': '',  # '' is the task's first
     'budgets': (16, 64, 256, 1024),  # denoiser calls a design
     'seeds': 5,
@@ -54,6 +68,7 @@ def main() -> int:
     parser.add_argument('--config', metavar='FILE', help='a preset, such as configs/diffusion/rerd.py')
     parser.add_argument('--domain', help='dna, molecules, proteins or images (dna)')
     parser.add_argument('--task', help='a variant of the domain')
+    parser.add_argument('--task.FIELD=VALUE', dest='_', action='store_const', const=None, help='of the task')
     parser.add_argument('--reward', help="by default the task's first")
     parser.add_argument('--methods', help='some of the names in the table, with commas')
     parser.add_argument('--budgets', help='denoiser calls a design, with commas (16,64,256,1024)')
@@ -62,10 +77,8 @@ def main() -> int:
     parser.add_argument('--workdir', help='where results are kept (default runs/compare-TASK-REWARD)')
     parser.add_argument('--workers', type=int, help='processes for a reward on the host')
     parser.add_argument('--report', action='store_true', help='run nothing; table and picture of what there is')
-    flags, overrides = parser.parse()
-    if overrides:
-        raise UserError('compare has flags and a preset, no --config fields')
-    asked = settings(load_preset(flags.config) if flags.config else {}, flags)
+    flags, fields = parser.parse(blocks=('task',))
+    asked = settings(load_preset(flags.config) if flags.config else {}, flags, fields)
     command = quoted(['python', '-m', 'diffusion_jax.compare', *sys.argv[1:]])
     from core_jax import session
 
@@ -79,8 +92,8 @@ def main() -> int:
     return session.as_program(compared)
 
 
-def settings(preset: dict[str, Any], flags: Any) -> dict[str, Any]:
-    """What is to be compared. Raises UserError for unknown names and numbers out of range."""
+def settings(preset: dict[str, Any], flags: Any, fields: dict[str, str]) -> dict[str, Any]:
+    """What is to be compared; fields: of the task. Raises UserError for unknown names and numbers out of range."""
     from core_jax.errors import unknown
 
     for name in preset:
@@ -90,6 +103,7 @@ def settings(preset: dict[str, Any], flags: Any) -> dict[str, Any]:
     for name in ('domain', 'task', 'reward', 'seeds', 'designs'):
         if getattr(flags, name) is not None:
             asked[name] = getattr(flags, name)
+    asked['task_config'] = asked['task_config'] | fields
     if flags.budgets:
         if not all(text.isdigit() for text in flags.budgets.split(',')):
             raise UserError(f'cannot read --budgets={flags.budgets}; write it like 16,64,256')
@@ -111,7 +125,10 @@ def run(
     from core_jax.files import write_json_atomic
     from diffusion_jax import api
 
-    task = api.task(asked['domain'], asked['task'] or None)
+    for label in asked['methods']:
+        api.check_values(**_values(asked, label))
+    config = api.task_config(asked['domain'], asked['task'] or None, asked['task_config'])
+    task = api.task(asked['domain'], asked['task'] or None, config)
     reward, name = api.choose(task, asked['reward'] or None)
     directory = pathlib.Path(workdir or f'runs/compare-{task.name}-{name}')
     (directory / 'cells').mkdir(parents=True, exist_ok=True)
@@ -147,7 +164,8 @@ def run(
         'reward': name,
         'judge': reward.held_out or name,
     }
-    document = about | {key: asked[key] for key in ('budgets', 'seeds', 'designs', 'samples', 'lookahead', 'methods')}
+    settled = ('task_config', 'budgets', 'seeds', 'designs', 'samples', 'lookahead', 'methods')
+    document = about | {key: asked[key] for key in settled}
     write_json_atomic(directory / 'compare.json', _dated(document | {'rows': table}))
     (directory / 'report.md').write_text(markdown(table, document))
     draw(table, document, directory / 'compare.png')
@@ -159,9 +177,17 @@ def _path(directory: pathlib.Path, asked: dict, label: str, budget: int, seed: i
     import hashlib
 
     method = asked['methods'][label]
-    decides = [asked['domain'], asked['task'], asked['reward'], asked['designs'], asked['samples'], asked['lookahead']]
+    decides = [asked[key] for key in ('domain', 'task', 'task_config', 'reward', 'designs', 'samples', 'lookahead')]
     digest = hashlib.sha256(json.dumps([*decides, method, budget, seed], sort_keys=True).encode()).hexdigest()[:12]
     return directory / 'cells' / f'{label.replace(" ", "_")}-{budget}-{seed}-{digest}.json'
+
+
+def _values(asked: dict, label: str) -> dict[str, Any]:
+    """How a method's states are valued; learned values do not share the samples and the look-ahead of the others."""
+    own = {key: value for key, value in asked['methods'][label][1].items() if key in VALUED}
+    learned = own.get('values') == 'learned'
+    shared = {key: 0 if learned else asked[key] for key in ('samples', 'lookahead')}
+    return {'values': 'posterior'} | shared | own
 
 
 def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int, scorer: Any) -> dict[str, Any]:
@@ -171,10 +197,10 @@ def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int,
     from diffusion_jax import api, methods, report
 
     method, fields = asked['methods'][label]
-    options = {key: fields[key] for key in ('samples', 'lookahead') if key in fields}
-    options = {'samples': asked['samples'], 'lookahead': asked['lookahead']} | options
-    fields = {key: value for key, value in fields.items() if key not in ('samples', 'lookahead')}
+    fields = {key: value for key, value in fields.items() if key not in VALUED}
     row = {'method': label, 'budget': budget, 'seed': seed}
+    if methods.get_config(method).get('guidance') and not task.rewards[name].on_relaxed:
+        return row | {'refused': 'this reward has no gradient'}
     try:
         found = api.design(
             task,
@@ -185,7 +211,7 @@ def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int,
             seed=seed,
             fields=fields,
             scorer=scorer,
-            **options,
+            **_values(asked, label),
         )
     except methods.TooSmall as error:
         return row | {'refused': str(error)}
@@ -201,7 +227,7 @@ def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int,
 
 
 def summarized(rows: Sequence[dict]) -> list[dict[str, Any]]:
-    """Mean over the seeds of each measure, with Student's 95 % interval."""
+    """Mean over the seeds of what rows measured, with Student's 95 % interval."""
     import numpy as np
     from scipy import stats
 
@@ -211,10 +237,8 @@ def summarized(rows: Sequence[dict]) -> list[dict[str, Any]]:
     table = []
     for (method, budget), own in groups.items():
         entry: dict[str, Any] = {'method': method, 'budget': budget, 'n': len(own)}
-        for measure in MEASURES:
+        for measure in dict.fromkeys(name for row in own for name in row if name not in CELL):
             values = np.array([row[measure] for row in own if measure in row], float)
-            if not len(values):
-                continue
             half = np.nan
             if len(values) > 1:
                 half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
@@ -244,14 +268,14 @@ def markdown(table: Sequence[dict], about: dict[str, Any]) -> str:
         '',
         f'`{about["command"]}`: {about["designs"]} designs a cell, means over {about["seeds"]} seeds, 95 % intervals.',
     ]
-    for measure, title in (
-        ('judge', 'Judge, median of the designs'),
-        ('judge_q90', 'Judge, 90 % quantile'),
-        ('reward', 'Reward that was searched with, median'),
-        ('diversity', 'Diversity'),
-        ('log_likelihood', 'Log-likelihood under the prior, median'),
-        ('reward_calls', 'Reward calls a design'),
-    ):
+    for name, (denoiser, reward, explained) in _paid(table).items():
+        lines += [
+            '',
+            f'{name}: its value was learned before, once, from {denoiser:,.0f} denoiser calls and {reward:,.0f} reward '
+            f'calls, which no number below holds; it explains {explained:.0%} of the variance of rewards new to it.',
+        ]
+    others = dict.fromkeys(key for entry in table for key in entry if key not in (*CELL, 'n', *UNTOLD))
+    for measure, title in (TITLES | {name: name for name in others if name not in TITLES}).items():
         cells = {key: entry[measure] for key, entry in found.items() if measure in entry}
         if not cells:
             continue
@@ -269,6 +293,11 @@ def markdown(table: Sequence[dict], about: dict[str, Any]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def _paid(table: Sequence[dict]) -> dict[str, list[float]]:
+    """What TRAINING names, of the methods with learned values."""
+    return {e['method']: [e[name]['value'] for name in TRAINING] for e in table if all(name in e for name in TRAINING)}
+
+
 def _shown(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return '-'
@@ -283,9 +312,10 @@ def draw(table: Sequence[dict], about: dict[str, Any], path: pathlib.Path) -> No
     figure = matplotlib.figure.Figure(figsize=(13, 7.2), layout='constrained')
     panels = figure.subplots(2, 2)
     names = list(dict.fromkeys(entry['method'] for entry in table))
+    beside = ' (training aside)' if _paid(table) else ''
     shown = [
-        ('denoiser_calls', 'judge', 'denoiser calls a design', f'{about["judge"]}, median (dashed: 90 %)'),
-        ('reward_calls', 'judge', 'reward calls a design', f'{about["judge"]}, median'),
+        ('denoiser_calls', 'judge', f'denoiser calls a design{beside}', f'{about["judge"]}, median (dashed: 90 %)'),
+        ('reward_calls', 'judge', f'reward calls a design{beside}', f'{about["judge"]}, median'),
         ('denoiser_calls', 'diversity', 'denoiser calls a design', 'mean distance of two designs'),
         ('denoiser_calls', 'log_likelihood', 'denoiser calls a design', 'log-likelihood under the prior'),
     ]

@@ -21,16 +21,18 @@ def main() -> int:
     parser.add_argument('--nfe', type=int, default=64, help='denoiser calls a design (%(default)s)')
     parser.add_argument('--designs', type=int, default=32, help='how many are returned (%(default)s)')
     parser.add_argument('--start', metavar='FILE', help='designs that rerd or genetic begin from, one a line')
+    parser.add_argument('--values', default='posterior', help='of states: posterior, or learned first (%(default)s)')
     parser.add_argument('--samples', type=int, default=0, help='guesses that value a state; 0: the most probable')
     parser.add_argument('--lookahead', type=int, default=0, help='further steps before a state is valued (%(default)s)')
     parser.add_argument('--config.FIELD=VALUE', dest='_', action='store_const', const=None, help='of the method')
+    parser.add_argument('--task.FIELD=VALUE', dest='_', action='store_const', const=None, help='of the task')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--workers', type=int, help='processes for a reward on the host (default: one a core)')
     parser.add_argument('--mesh', help='such as data:8 (default: all devices along data)')
     parser.add_argument('--workdir', help='the run directory (default: a new one under runs/)')
     parser.add_argument('--overwrite', action='store_true', help='start over in --workdir')
     parser.add_argument('--list', action='store_true', help='tasks with their rewards, methods with their settings')
-    flags, overrides = parser.parse()
+    flags, overrides, fields = parser.parse(blocks=('config', 'task'))
     if min(flags.nfe, flags.designs) < 1:
         raise UserError('--nfe and --designs must be at least 1')
     from core_jax import session  # jax is imported here, after --help and the errors of the flags
@@ -40,7 +42,7 @@ def main() -> int:
         report.listing()
         return 0
     command = ['python', '-m', 'diffusion_jax.main', *sys.argv[1:]]
-    return session.as_program(lambda: report.single(flags, overrides, command))
+    return session.as_program(lambda: report.single(flags, overrides, fields, command))
 
 
 if __name__ == '__main__':

@@ -13,10 +13,10 @@ import ml_collections
 
 from core_jax.errors import UserError, unknown
 from diffusion_jax.process import Process
-from diffusion_jax.search import dsearch, refine, smc, svdd, tree
+from diffusion_jax.search import anneal, dsearch, refine, smc, svdd, tree
 from diffusion_jax.value import Value
 
-Plan = tree.Plan | smc.Plan | refine.Plan
+Plan = tree.Plan | smc.Plan | refine.Plan | anneal.Plan
 
 
 class Method(NamedTuple):
@@ -33,7 +33,8 @@ class TooSmall(UserError):
 
 def kernel(plan: Plan) -> Callable:
     """The function that runs plans of this kind."""
-    return {tree.Plan: tree.search, smc.Plan: smc.search, refine.Plan: refine.search}[type(plan)]
+    kernels = {tree.Plan: tree.search, smc.Plan: smc.search, refine.Plan: refine.search, anneal.Plan: anneal.search}
+    return kernels[type(plan)]
 
 
 def _best_of_n(process, value, config, size):
@@ -104,6 +105,13 @@ def _genetic(process, value, config, size):
     return refine.plan(process, local, whole=whole, iterations=size, temperature=config.alpha)
 
 
+def _anneal(process, value, config, size):
+    """size: iterations."""
+    whole = svdd.best_of_n(process, value, n=1, designs=config.group)
+    options = {name: config[name] for name in ('back', 'last', 'turnover', 'alpha', 'accept')}
+    return anneal.plan(process, whole, iterations=size, **options)
+
+
 _SMC = {
     'alpha': 0.1,  # temperature of the weights exp(value / alpha)
     'potential': 'difference',  # of FK steering: difference (SMC), max, sum; '' for no weights
@@ -160,6 +168,18 @@ METHODS = {
         _genetic,
         {'group': 16, 'back': 0.1, 'alpha': 0.1},
     ),
+    'anneal': Method(
+        'ours: a population of whole designs, moved by noise and denoiser and cooled by the reward',
+        _anneal,
+        {
+            'alpha': 0.0,  # temperature that it is cooled to; 0: no end
+            'group': 16,  # designs of a population
+            'turnover': 12.0,  # how often it is replaced by its better part in all turns: more is greedier
+            'back': 0.2,  # share of the steps that the noise of the first move goes back
+            'last': 0.0,  # ... and that of the last one; 0: one step
+            'accept': 'metropolis',  # or better, or always
+        },
+    ),
 }
 
 
@@ -190,9 +210,9 @@ def at_budget(
     def made(size: int) -> tuple[Plan, float]:
         plan = METHODS[method].make(process, value, config, size)
         if seeds:
-            if not isinstance(plan, refine.Plan):
-                raise UserError(f'{method} begins from noise; rerd and genetic begin from designs')
-            plan = refine.from_seeds(plan)
+            if not isinstance(plan, (refine.Plan, anneal.Plan)):
+                raise UserError(f'{method} begins from noise; rerd, genetic and anneal begin from designs')
+            plan = refine.from_seeds(plan) if isinstance(plan, refine.Plan) else anneal.from_seeds(plan)
         return plan, getattr(plan, by) / plan.designs
 
     best, cost = made(1)

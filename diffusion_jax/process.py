@@ -87,11 +87,17 @@ def spread(function: Callable[[jax.Array], PyTree], x: jax.Array, axis: str | No
 
 def sample(process: Process, keys: jax.Array) -> jax.Array:
     """Designs without any guidance, one a key [N]; jit it."""
+    return trajectories(process, keys)[0]
+
+
+def trajectories(process: Process, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(designs [N, ...], states [steps, N, ...] at levels 1 to steps) without any guidance, one a key [N]; jit it."""
 
     def one_step(x, level):
         out = denoise(process, x, level)
         drawn = jax.vmap(jax.random.fold_in, (0, None))(keys, level)
-        return jax.vmap(process.step, (0, 0, 0, None))(drawn, x, out, level), None
+        x = jax.vmap(process.step, (0, 0, 0, None))(drawn, x, out, level)
+        return x, x
 
     x = jax.vmap(process.init)(jax.vmap(jax.random.fold_in, (0, None))(keys, process.steps))
-    return jax.lax.scan(one_step, x, jnp.arange(process.steps))[0]
+    return jax.lax.scan(one_step, x, jnp.arange(process.steps))

@@ -23,9 +23,13 @@ PAPER = 'diffusion'
 
 def listing() -> None:
     """Prints tasks and methods. Rewards of a task are printed by an unknown --reward, since models load with them."""
-    print('domains and their tasks (the first is the default):')
+    print('domains and their tasks (the first is the default), with the settings that --task.NAME=VALUE changes:')
     for domain in api.DOMAINS:
-        print(f'  {domain:11} {", ".join(api.domain_module(domain).TASKS)}')
+        for name in api.domain_module(domain).TASKS:
+            print(f'  {domain:11} {name}')
+            if config := api.task_config(domain, name):
+                blocks = [f'{key}.*' if hasattr(value, 'items') else key for key, value in config.items()]
+                print(f'  {"":11}   {", ".join(blocks)}')
     print('\nmethods, with the settings that --config.NAME=VALUE changes:')
     for name, method in methods.METHODS.items():
         print(f'  {name:11} {method.about}')
@@ -36,13 +40,15 @@ def listing() -> None:
         print(f'  {name:15} {reward.about}{f"; reported by {reward.held_out}" if reward.held_out else ""}')
 
 
-def single(flags: Any, overrides: dict[str, str], command: list[str]) -> None:
-    """`main`: one search."""
+def single(flags: Any, overrides: dict[str, str], fields: dict[str, str], command: list[str]) -> None:
+    """`main`: one search. overrides: fields of the method's config; fields: of the task's."""
     cli.apply(methods.get_config(flags.method), overrides)  # what is wrong with these is said before a model is trained
+    api.check_values(flags.values, flags.samples, flags.lookahead)
+    task_config = api.task_config(flags.domain, flags.task, fields)
     mesh = make_mesh(flags.mesh)
     if flags.workdir:
         Run.check(flags.workdir, resume=False, overwrite=flags.overwrite)
-    task = api.task(flags.domain, flags.task)
+    task = api.task(flags.domain, flags.task, task_config)
     reward, name = api.choose(task, flags.reward)
     directory = pathlib.Path(
         flags.workdir or f'runs/{PAPER}-{task.name}-{flags.method}-{time.strftime("%Y%m%d-%H%M%S")}'
@@ -57,6 +63,7 @@ def single(flags: Any, overrides: dict[str, str], command: list[str]) -> None:
         designs=flags.designs,
         seed=flags.seed,
         fields=overrides,
+        values=flags.values,
         samples=flags.samples,
         lookahead=flags.lookahead,
         start=_lines(flags.start) if flags.start else None,
@@ -64,8 +71,8 @@ def single(flags: Any, overrides: dict[str, str], command: list[str]) -> None:
         workers=flags.workers,
     )
     asked = {'domain': flags.domain, 'task': task.name, 'method': flags.method, 'reward': name, 'nfe': flags.nfe}
-    asked |= {name: getattr(flags, name) for name in ('designs', 'seed', 'samples', 'lookahead', 'start')}
-    config = asked | found.config.to_dict()
+    asked |= {name: getattr(flags, name) for name in ('designs', 'seed', 'values', 'samples', 'lookahead', 'start')}
+    config = asked | found.config.to_dict() | {'task_config': task_config.to_dict()}
     run = Run.open(directory, config, paper=PAPER, command=shlex.join(command), overwrite=flags.overwrite)
     try:
         write(run, task, found, flags.seed)
@@ -96,6 +103,9 @@ def write(run: Run, task: Task, found: api.Found, seed: int) -> None:
     for key, figure in metrics.items():
         interval = '' if figure['low'] is None else f' [{figure["low"]:.4g}, {figure["high"]:.4g}]'
         print(f'{key}: {figure["value"]:.4g}{interval}')
+    if found.fit:
+        paid = f'{found.fit.denoiser_calls:,} denoiser calls and {found.fit.reward_calls:,} reward calls'
+        print(f'the value was learned from {found.fit.trajectories:,} trajectories: {paid} before the search, once')
     failed = int(found.result.failed.sum())
     if failed:
         print(f'{failed} of {int(found.result.reward_calls.sum())} rewards were not finite and counted as the floor')
@@ -107,19 +117,27 @@ def write(run: Run, task: Task, found: api.Found, seed: int) -> None:
 def described(task: Task, found: api.Found) -> dict[str, float]:
     """Of a set of designs: how different and how likely they are, and what one of them cost.
 
-    diversity: mean distance of two; unique: share of different ones; log_likelihood: median, under the prior.
+    diversity: mean distance of two; unique: share of different ones; log_likelihood: median, under the prior. And what
+    the task itself says of them. Of a learned value: what its training cost, which is in no other number, and how good
+    it is (`learned_value.Fit`).
     """
     count, distances = len(found.designs), task.distances(found.designs)
     told = {
         'diversity': float(distances.sum() / max(count * (count - 1), 1)),
-        'unique': len(np.unique(found.designs.reshape(count, -1), axis=0)) / count,
+        'unique': len(set(found.texts)) / count,
         'denoiser_calls': found.calls,
         'reward_calls': found.reward_calls,
     }
     if task.process.log_likelihood is not None:
         likelihood = jax.jit(task.process.log_likelihood)(task.process.params, jax.random.key(0), found.designs)
         told['log_likelihood'] = float(np.median(np.asarray(likelihood)))
-    return told
+    if found.fit:
+        told |= {
+            'training_denoiser_calls': found.fit.denoiser_calls,
+            'training_reward_calls': found.fit.reward_calls,
+            'value_explained': found.fit.explained,
+        }
+    return told | (task.measures(found.designs) if task.measures else {})
 
 
 def measures(task: Task, found: api.Found) -> dict[str, dict[str, Any]]:

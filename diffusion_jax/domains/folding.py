@@ -2,7 +2,8 @@
 
 The command gets the sequences on its standard input and prints one structure each, in their order, ended by END or
 ENDMDL (confidence, pLDDT, in the column of B factors): ESMFold, or whatever is at hand, behind ten lines of script. No
-folding model comes with this package. NumPy alone: worker processes import it without jax.
+folding model comes with this package. Of RERD's terms pTM is left out: the format of the PDB has no place for it.
+NumPy alone: worker processes import it without jax.
 """
 
 from __future__ import annotations
@@ -22,20 +23,24 @@ from diffusion_jax.domains.structure import Backbone
 # (folded, target, copies) -> reward; by the names of RERD's code
 TERMS: dict[str, Callable[[Backbone, Backbone | None, int], float]] = {
     'crmsd': lambda folded, target, copies: structure.crmsd(folded.coordinates, target.coordinates),
+    'drmsd': lambda folded, target, copies: structure.drmsd(folded.coordinates, target.coordinates),
+    'tm': lambda folded, target, copies: structure.tm(folded.coordinates, target.coordinates),
+    'lddt': lambda folded, target, copies: structure.lddt(folded.coordinates, target.coordinates),
     'match_ss': lambda folded, target, copies: structure.match_ss(
         folded.coordinates, structure.secondary(target.coordinates[:, 1])
     ),
     'globularity': lambda folded, target, copies: structure.globularity(folded.coordinates),
     'symmetry': lambda folded, target, copies: structure.symmetry(folded.coordinates, copies),
+    'hydrophobic': lambda folded, target, copies: structure.hydrophobic(folded),
     'plddt': lambda folded, target, copies: float(folded.confidence.mean()) / 100,
 }
-NEED_TARGET = ('crmsd', 'match_ss')
+NEED_TARGET = ('crmsd', 'drmsd', 'tm', 'lddt', 'match_ss')
 
 
 def reward(command: str, terms: Mapping[str, float], target: str = '', copies: int = 1) -> Callable:
     """texts -> rewards, for worker processes: the sum of `terms` {name: weight} of what the command folds.
 
-    target: a PDB file, for crmsd and match_ss. copies: how often a sequence is repeated before it is folded, for
+    target: a PDB file, for those of `NEED_TARGET`. copies: how often a sequence is repeated before it is folded, for
     symmetry; designs are one protomer.
 
     Raises UserError for unknown terms, and where target or copies are missing.

@@ -36,8 +36,10 @@ RECEPTORS = ('PARP1', 'JAK2')  # of dockstring's 58: those of the papers that it
 DRAWN = 50  # structures in the picture
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """Settings of the model and of what it is trained on."""
+def get_config(name: str = 'moses') -> ml_collections.ConfigDict:
+    """Settings of the task 'moses', the only one: of the model and of what it is trained on. Raises UserError."""
+    if name not in TASKS:
+        raise unknown('task', name, TASKS)
     model = masked_learner.get_config()
     model.update({'tokens': len(SYMBOLS), 'batch_size': 64, 'warmup': 100, 'learning_rate': 1e-3, 'ema': 0.998})
     model.network = {'kind': 'cnn', 'hidden': 96, 'stacks': 1}
@@ -45,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             'molecules': 100_000,  # of MOSES' 1,584,663, drawn at random
             'model': model,
-            'model_steps': 2000,  # updates
+            'model_steps': 10_000,  # updates
             'steps': 26,  # of the process, MDLM's grid; 0: one symbol a step
             'receptors': RECEPTORS,
             'exhaustiveness': 1,  # of the docking that guides; the one that judges searches four times as much
@@ -60,10 +62,10 @@ def make(name: str = 'moses', config: ml_collections.ConfigDict | None = None) -
     """
     if name not in TASKS:
         raise unknown('task', name, TASKS)
-    config = config or get_config()
-    tokens = load(config.molecules)['tokens']
+    config = config or get_config(name)
+    data = load(config.molecules)
     learner = masked_learner.make(config.model)
-    params = training.trained('moses', learner, {'tokens': tokens}, config.model, steps=config.model_steps)
+    params = training.trained('moses', learner, {'tokens': data['tokens']}, config.model, steps=config.model_steps)
     network = masked_learner.network_of(config.model)
     about = {'length': LENGTH, 'tokens': len(SYMBOLS), 'steps': config.steps, 'samples': 26}
     return Task(
@@ -76,6 +78,7 @@ def make(name: str = 'moses', config: ml_collections.ConfigDict | None = None) -
         distances=lambda designs: chemistry.distances(decode(designs)),
         write=write,
         alpha=0.05,
+        measures=lambda designs: measures(designs, data['identity']),
     )
 
 
@@ -167,15 +170,14 @@ def rewards(config: ml_collections.ConfigDict) -> dict[str, Reward]:
     return found
 
 
-# Reports
+# What is said of designs
 
 
-def report(designs: np.ndarray, known: np.ndarray) -> dict[str, float]:
-    """Of designs [N, 52], `known` the identities of the training set:
+def measures(designs: np.ndarray, known: np.ndarray) -> dict[str, float]:
+    """Of designs [N, 52], `known` the identities of the training set (MOSES, section 3):
 
     validity     share that is a molecule;   uniqueness    different ones among these
     novelty      share of the different ones that the model was not trained on
-    diversity    mean Tanimoto distance of pairs of molecules (of different places in the set); 0 for less than two
     """
     texts = [text for text in decode(designs) if text]
     different = sorted(set(texts))
@@ -184,7 +186,6 @@ def report(designs: np.ndarray, known: np.ndarray) -> dict[str, float]:
         'validity': count / len(designs),
         'uniqueness': len(different) / max(count, 1),
         'novelty': float(1 - np.isin(identity(different), known).mean()) if different else 0.0,
-        'diversity': float(chemistry.distances(texts).sum() / (count * (count - 1))) if count > 1 else 0.0,
     }
 
 

@@ -1,6 +1,6 @@
-"""Proteins: sequences for a backbone by ProteinMPNN, rewards of a second backbone, of stability, of composition.
+"""Proteins: sequences for a backbone by ProteinMPNN, and peptides by a model of their own (see `peptides`).
 
-The model is ProteinMPNN on the backbone of 3MSI (an antifreeze protein of 66 residues, all of them kept). Rewards:
+ProteinMPNN looks at the backbone of 3MSI (an antifreeze protein of 66 residues, all of them kept). Rewards:
 
     two-state     log p(s | 66 residues of 3MX7), nats a residue: the sequence should fit another fold as well
     stability     log p(s | 3MSI) - log p(s) of residues drawn by their frequency in proteins, nats a residue
@@ -26,12 +26,12 @@ import numpy as np
 from core_jax import datasets
 from core_jax.errors import UserError, unknown
 from diffusion_jax import fetch
-from diffusion_jax.domains import folding, sequences, structure
+from diffusion_jax.domains import composition, folding, peptides, sequences, structure
 from diffusion_jax.domains.task import Reward, Task
 from diffusion_jax.models import mpnn
 from diffusion_jax.models.networks import one_hot
 
-TASKS = ('mpnn',)
+TASKS = ('mpnn', 'peptides')
 CHECKPOINTS = ('v_48_002', 'v_48_010', 'v_48_020', 'v_48_030')
 # Share of each amino acid in the proteins of Swiss-Prot, in the order ACDEFGHIKLMNPQRSTVWY (release statistics).
 FREQUENCIES = np.array(
@@ -40,21 +40,14 @@ FREQUENCIES = np.array(
         *[0.0241, 0.0406, 0.0474, 0.0393, 0.0553, 0.0665, 0.0536, 0.0686, 0.0110, 0.0292],
     ]
 )
-CHARGES = {'K': 1.0, 'R': 1.0, 'D': -1.0, 'E': -1.0, 'H': 0.1}
-# Eisenberg's consensus scale of hydrophobicity, in the same order.
-HYDROPHOBICITY = np.array(
-    [
-        *[0.62, 0.29, -0.90, -0.74, 1.19, 0.48, -0.40, 1.38, -1.50, 1.06],
-        *[0.64, -0.78, 0.12, -0.85, -2.53, -0.18, -0.05, 1.08, 0.81, 0.26],
-    ],
-    np.float32,
-)
-TURN = np.radians(100.0)  # between neighbouring residues of an alpha helix
-WINDOW = 11
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """Settings of the task."""
+def get_config(name: str = 'mpnn') -> ml_collections.ConfigDict:
+    """Settings of the task of this name. Raises UserError for an unknown one."""
+    if name not in TASKS:
+        raise unknown('task', name, TASKS)
+    if name == 'peptides':
+        return peptides.get_config()
     return ml_collections.ConfigDict(
         {
             'backbone': '',  # a PDB file to design for; '' for 3MSI
@@ -67,17 +60,28 @@ def get_config() -> ml_collections.ConfigDict:
             'micro': 0,  # rows of a call of the network; 0: all
             'fold': '',  # a command that reads FASTA and prints PDB, for the reward 'structure'
             'structure': 'crmsd:1,plddt:1',  # terms of that reward, with weights
-            'target': '',  # PDB file that crmsd and match_ss compare with; '' for the backbone, where it is a file
+            'target': '',  # PDB file that structures are compared with; '' for the backbone
             'copies': 1,  # how often a sequence is repeated before it is folded, for symmetry
         }
     )
 
 
 def make(name: str = 'mpnn', config: ml_collections.ConfigDict | None = None) -> Task:
-    """The task 'mpnn'. Raises UserError for another name, and where weights or structures are missing or do not fit."""
+    """The task of this name, 'mpnn' or 'peptides'.
+
+    Raises UserError for another one, and where data, weights or structures are missing or do not fit.
+    """
     if name not in TASKS:
         raise unknown('task', name, TASKS)
-    config = config or get_config()
+    config = config or get_config(name)
+    return peptides.make(config) if name == 'peptides' else inverse_folding(config)
+
+
+# Inverse folding
+
+
+def inverse_folding(config: ml_collections.ConfigDict) -> Task:
+    """The task 'mpnn'."""
     backbone = _backbone(config.backbone, 'backbones/3msi.pdb')
     length = len(backbone.sequence)
     second = _backbone(config.second, 'backbones/3mx7.pdb')
@@ -90,8 +94,7 @@ def make(name: str = 'mpnn', config: ml_collections.ConfigDict | None = None) ->
         'stability-held-out': likelihood(
             'the same by another checkpoint', on(config.judge, backbone), config.orders, FREQUENCIES
         ),
-        'charge': Reward('net charge at pH 7, elementary charges', charge, on_relaxed=charge),
-        'moment': Reward('largest hydrophobic moment of 11 residues, as a helix', moment, on_relaxed=moment),
+        **composition.REWARDS,
     }
     for name in ('two-state', 'stability'):
         rewards[name] = rewards[name]._replace(held_out=f'{name}-held-out')
@@ -146,26 +149,6 @@ def likelihood(about: str, model: mpnn.Conditioned, orders: int, background: np.
 def _likelihood(params: dict, designs: jax.Array) -> jax.Array:
     found = mpnn.log_likelihoods(params['model'], designs, params['ranks']).mean(1) / designs.shape[1]
     return found - (one_hot(designs, 20) @ params['background']).mean(1)
-
-
-def charge(params: None, designs: jax.Array) -> jax.Array:
-    """Net charge [N] of tokens [N, L] or relaxed [N, L, 20]: K, R +1, D, E -1, H +0.1."""
-    table = jnp.asarray([CHARGES.get(letter, 0.0) for letter in sequences.PROTEIN], jnp.float32)
-    return (one_hot(designs, 20) @ table).sum(1)
-
-
-def moment(params: None, designs: jax.Array) -> jax.Array:
-    """Largest hydrophobic moment [N], a residue, of windows of 11 as a helix; of the whole where it is shorter."""
-    h = one_hot(designs, 20) @ jnp.asarray(HYDROPHOBICITY)  # [N, L]
-    length = h.shape[1]
-    window = min(WINDOW, length)
-    angles = TURN * np.arange(length)
-    parts = []
-    for wave in (np.cos(angles), np.sin(angles)):
-        total = jnp.cumsum(jnp.pad(h * jnp.asarray(wave, jnp.float32)[None], ((0, 0), (1, 0))), 1)
-        parts.append(total[:, window:] - total[:, :-window])
-    square = parts[0] ** 2 + parts[1] ** 2
-    return jnp.sqrt(square.max(1) + 1e-12) / window
 
 
 def structural(config: ml_collections.ConfigDict) -> Reward:

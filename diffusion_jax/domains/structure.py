@@ -4,13 +4,15 @@ sheet). NumPy alone: worker processes import it without jax. Coordinates are in 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from core_jax.errors import UserError
 
 ATOMS = ('N', 'CA', 'C', 'O')
+# Van der Waals radii of heavy atoms (Bondi, J. Phys. Chem. 68:441, 1964); hydrogens are left out.
+RADII = {'C': 1.70, 'N': 1.55, 'O': 1.52, 'S': 1.80, 'SE': 1.90}
 THREE = 'ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR'.split()
 ONE = dict(zip(THREE, 'ACDEFGHIKLMNPQRSTVWY', strict=True)) | {'MSE': 'M'}  # selenomethionine stands for methionine
 
@@ -23,6 +25,7 @@ class Backbone(NamedTuple):
     chains: np.ndarray  # [L] int32, 0, 1, ...
     sequence: str
     confidence: np.ndarray  # [L] float32, of the CA
+    heavy: tuple[np.ndarray, ...]  # L of [A, 4] float32: places and radii of all heavy atoms of a residue
 
 
 def read_pdb(text: str, name: str, chain: str = '') -> Backbone:
@@ -32,11 +35,13 @@ def read_pdb(text: str, name: str, chain: str = '') -> Backbone:
     counts. Raises UserError, beginning with `name`, where a line is damaged or nothing is left.
     """
     residues: dict[tuple, dict[str, tuple]] = {}
+    letters: dict[tuple, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith('ENDMDL'):
             break
         kind, atom, residue = line[17:20], line[12:16].strip(), (line[21:22], line[22:27])
-        if not line.startswith(('ATOM  ', 'HETATM')) or kind not in ONE or atom not in ATOMS:
+        element = (line[76:78].strip() or line[12:14].strip(' 0123456789')).upper()
+        if not line.startswith(('ATOM  ', 'HETATM')) or kind not in ONE or element not in RADII:
             continue
         if chain and line[21:22] != chain:
             continue
@@ -46,7 +51,8 @@ def read_pdb(text: str, name: str, chain: str = '') -> Backbone:
             int(line[22:26])
         except ValueError:
             raise UserError(f'{name}, line {number}: not an atom in the format of the PDB') from None
-        residues.setdefault(residue, {'letter': ONE[kind]}).setdefault(atom, (*place, confidence))
+        letters.setdefault(residue, ONE[kind])
+        residues.setdefault(residue, {}).setdefault(atom, (*place, RADII[element], confidence))
     whole = {key: atoms for key, atoms in residues.items() if all(atom in atoms for atom in ATOMS)}
     if not whole:
         raise UserError(f'{name}: there is no residue with N, CA, C and O' + (f' in chain {chain}' if chain else ''))
@@ -56,8 +62,9 @@ def read_pdb(text: str, name: str, chain: str = '') -> Backbone:
         coordinates=values[..., :3],
         residues=np.array([int(key[1][:4]) for key in whole], np.int32),
         chains=np.array([chains.index(key[0]) for key in whole], np.int32),
-        sequence=''.join(atoms['letter'] for atoms in whole.values()),
-        confidence=values[:, 1, 3],
+        sequence=''.join(letters[key] for key in whole),
+        confidence=values[:, 1, 4],
+        heavy=tuple(np.array(list(atoms.values()), np.float32)[:, :4] for atoms in whole.values()),
     )
 
 
@@ -84,20 +91,117 @@ def window(backbone: Backbone, start: int, length: int) -> Backbone:
 # Rewards
 
 
-def superposed(mobile: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """`mobile` [N, 3], turned and moved so that its squared distance to `fixed` [N, 3] is least (Kabsch 1976)."""
-    a, b = mobile - mobile.mean(0), fixed - fixed.mean(0)
-    u, _, v = np.linalg.svd(a.T @ b)
+def superposed(mobile: np.ndarray, fixed: np.ndarray, chosen: Any = slice(None)) -> np.ndarray:
+    """`mobile` [N, 3], turned and moved so that its squared distance to `fixed` [N, 3] is least (Kabsch 1976).
+
+    chosen: the points that are to be near; the others move with them.
+    """
+    centre, goal = mobile[chosen].mean(0), fixed[chosen].mean(0)
+    u, _, v = np.linalg.svd((mobile[chosen] - centre).T @ (fixed[chosen] - goal))
     handed = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ v))])  # a rotation, never a reflection
-    return a @ (u @ handed @ v) + fixed.mean(0)
+    return (mobile - centre) @ (u @ handed @ v) + goal
 
 
 def crmsd(coordinates: np.ndarray, target: np.ndarray) -> float:
     """Minus the root mean square distance of backbone atoms [L, A, 3] to those of the target, once superposed."""
-    if coordinates.shape != target.shape:
-        raise UserError(f'backbones of {coordinates.shape[0]} and {target.shape[0]} residues cannot be superposed')
+    _check_lengths(coordinates, target)
     mobile, fixed = coordinates.reshape(-1, 3).astype(float), target.reshape(-1, 3).astype(float)
     return -float(np.sqrt(((superposed(mobile, fixed) - fixed) ** 2).sum(-1).mean()))
+
+
+def drmsd(coordinates: np.ndarray, target: np.ndarray) -> float:
+    """Minus the root mean square difference of distances between C-alphas of [L, A, 3] and of the target."""
+    _check_lengths(coordinates, target)
+    pairs = np.triu_indices(len(target), 1)
+    return -float(np.sqrt(((_between(coordinates)[pairs] - _between(target)[pairs]) ** 2).mean()))
+
+
+def lddt(coordinates: np.ndarray, target: np.ndarray) -> float:
+    """lDDT of C-alphas (Mariani et al., Bioinformatics 29:2722, 2013): 0 to 1, nothing is superposed.
+
+    Of the distances between different residues that are below 15 angstrom in the target, the share that is within 0.5,
+    1, 2 and 4 angstrom of it; the mean of these four.
+    """
+    _check_lengths(coordinates, target)
+    pairs = np.triu_indices(len(target), 1)
+    wanted = _between(target)[pairs]
+    difference = np.abs(_between(coordinates)[pairs] - wanted)[wanted < 15]
+    return float(np.mean([(difference < limit).mean() for limit in (0.5, 1, 2, 4)]))
+
+
+def tm(coordinates: np.ndarray, target: np.ndarray) -> float:
+    """TM-score of C-alphas, 0 to 1 (Zhang and Skolnick, Proteins 57:702, 2004), residue i compared with residue i:
+
+        max over superpositions (1 / L) sum_i 1 / (1 + (d_i / d0)^2),  d0 = 1.24 (L - 15)^(1/3) - 1.8, at least 0.5
+
+    It is not TM-align, which also looks for the residues that correspond. As in the authors' program, the superposition
+    is sought from fragments of L, L / 2, L / 4, ... down to 4 residues, everywhere: each is superposed, then again and
+    again all residues that have come near, until these are the same.
+    """
+    _check_lengths(coordinates, target)
+    mobile, fixed = coordinates[:, 1].astype(float), target[:, 1].astype(float)
+    length = len(fixed)
+    d0 = max(0.5, 1.24 * np.cbrt(length - 15) - 1.8)
+    best = 0.0
+    size = length
+    while size >= min(4, length):
+        for start in range(length - size + 1):
+            chosen = np.arange(start, start + size)
+            for _ in range(20):
+                distance = np.linalg.norm(superposed(mobile, fixed, chosen) - fixed, axis=1)
+                best = max(best, float((1 / (1 + (distance / d0) ** 2)).mean()))
+                # At least three residues are superposed, the nearest ones.
+                limit = max(np.clip(d0, 4.5, 8.0), np.sort(distance)[min(3, length) - 1])
+                before, chosen = chosen, np.flatnonzero(distance <= limit)
+                if np.array_equal(before, chosen):
+                    break
+        size //= 2
+    return best
+
+
+def _check_lengths(coordinates: np.ndarray, target: np.ndarray) -> None:
+    if coordinates.shape != target.shape:
+        raise UserError(f'structures of {coordinates.shape[0]} and {target.shape[0]} residues cannot be compared')
+
+
+def _between(coordinates: np.ndarray) -> np.ndarray:
+    """Distances [L, L] of the C-alphas of [L, A, 3]."""
+    ca = coordinates[:, 1].astype(float)
+    return np.linalg.norm(ca[:, None] - ca[None], axis=-1)
+
+
+PROBE = 1.4  # radius of a molecule of water
+POINTS = 960  # on the sphere around an atom
+HYDROPHOBIC = 'VILFMW'
+
+
+def hydrophobic(backbone: Backbone) -> float:
+    """Minus the share of the heavy atoms of V, I, L, F, M and W that water can touch; 0 where there are none."""
+    atoms = np.concatenate(backbone.heavy).astype(float)
+    chosen = np.repeat([letter in HYDROPHOBIC for letter in backbone.sequence], [len(own) for own in backbone.heavy])
+    return -float((surface(atoms[:, :3], atoms[:, 3])[chosen] > 0).mean()) if chosen.any() else 0.0
+
+
+def surface(places: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Solvent-accessible surface [A], square angstrom, of atoms [A, 3] with these radii [A].
+
+    (Shrake and Rupley, J. Mol. Biol. 79:351, 1973): the share of points on a sphere, wider than the atom by the radius
+    of water, that lie in no other such sphere. The points are a spiral with the golden angle.
+    """
+    number = np.arange(POINTS) + 0.5
+    height, angle = 1 - 2 * number / POINTS, np.pi * (3 - np.sqrt(5)) * number
+    across = np.sqrt(1 - height**2)
+    sphere = np.stack([across * np.cos(angle), across * np.sin(angle), height], 1)
+    reach = radii + PROBE
+    free = np.empty(len(places))
+    for i, place in enumerate(places):
+        apart = places - place
+        square = (apart**2).sum(1)
+        near = np.flatnonzero((square < (reach + reach[i]) ** 2) & (np.arange(len(places)) != i))
+        # |place + reach s - other| >= reach of the other, solved for s . (other - place)
+        limit = (reach[i] ** 2 + square[near] - reach[near] ** 2) / (2 * reach[i])
+        free[i] = (sphere @ apart[near].T <= limit[None]).all(1).mean()
+    return 4 * np.pi * reach**2 * free
 
 
 def globularity(coordinates: np.ndarray) -> float:

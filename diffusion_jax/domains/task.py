@@ -34,6 +34,7 @@ class Task(NamedTuple):
     encode(texts) -> designs [N, ...]     raises UserError naming what cannot be read
     distances(designs [N, ...]) -> [N, N] in 0..1, of which diversity is the mean over pairs
     write(directory, designs, columns) -> paths     the files of the domain: CSV, FASTA, a PNG grid, ...
+    measures(designs [N, ...]) -> {name: number}    what else is said of a set of designs, such as their novelty
     """
 
     name: str
@@ -45,3 +46,4 @@ class Task(NamedTuple):
     distances: Callable[[np.ndarray], np.ndarray]
     write: Callable[..., list[Any]]
     alpha: float = 0.1  # temperature in the units of the default reward
+    measures: Callable[[np.ndarray], dict[str, float]] | None = None

@@ -4,7 +4,7 @@ A search finds the errors of the oracle that it is guided by. So oracles come in
 data: one guides, the other, which it never saw, judges (`halves`).
 
     squared     mean_B (f(x) - y)^2
-    logistic    mean_B log(1 + exp(-(2 y - 1) f(x))), y in {0, 1}; f is then the log-odds of y = 1
+    logistic    mean_B log(1 + exp f(x)) - y f(x), y in [0, 1]; f is then the log-odds of the mean of y
 
 Metrics: those of `averaged`. Targets of `squared` should be standardised.
 """
@@ -54,7 +54,7 @@ def _squared(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def _logistic(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    return jnp.mean(jax.nn.softplus(-(2 * target - 1) * prediction))
+    return jnp.mean(jax.nn.softplus(prediction) - target * prediction)
 
 
 LOSSES = {'squared': _squared, 'logistic': _logistic}

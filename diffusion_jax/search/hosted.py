@@ -1,9 +1,9 @@
-"""Particles and refinement with rewards that are made on the host, a step at a time (trees: `on_host`)."""
+"""Particles, refinement and annealing with rewards that are made on the host, a step at a time (trees: `on_host`)."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from core_jax.errors import UserError
 from core_jax.mesh import fetch
 from diffusion_jax.process import Process
 from diffusion_jax.rewards import Scorer
-from diffusion_jax.search import on_host, refine, smc, tree
+from diffusion_jax.search import anneal, on_host, refine, smc, tree
 from diffusion_jax.search.run import Result
 from diffusion_jax.value import Value
 
@@ -40,7 +40,10 @@ def particles(
     for step in range(plan.steps):
         final = step == plan.steps - 1
         state = programs['move'](process, value, plan, state, step, final)
-        if final or (plan.potential is not None and (step + 1) % plan.every == 0):
+        due = plan.potential is not None and (step + 1) % plan.every == 0
+        if due and value.of_state and not final:
+            state = programs['judge'](process, value, plan, state, step)
+        elif due or final:
             designs = fetch(programs['designs'](process, value, plan, state, step, final))
             rewards = scorer.submit(decode(designs.reshape(-1, *designs.shape[3:]))).result()
             rewards = np.asarray(rewards, np.float32).reshape(designs.shape[:3])
@@ -58,6 +61,9 @@ def _programs() -> dict[str, Callable]:
     def designs(process, value, plan, state, step, final):
         return smc.designs(process, value, state, step, plan.first + step + 1, final, None)
 
+    def judge(process, value, plan, state, step):
+        return smc.valued(process, value, plan, state, step, False, None)
+
     def reward(process, value, plan, state, rewards, step, final):
         return smc.rewarded(process, value, plan, state, rewards, step, final)
 
@@ -65,6 +71,7 @@ def _programs() -> dict[str, Callable]:
         'start': jax.jit(lambda process, value, plan, keys, x: smc.start(process, value, plan, keys, None, x)),
         'move': jax.jit(move, static_argnums=5),
         'designs': jax.jit(designs, static_argnums=5),
+        'judge': jax.jit(judge),
         'reward': jax.jit(reward, static_argnums=6),
         'trace': jax.jit(smc.trace),
     }
@@ -116,3 +123,47 @@ def _between(process, plan, keys, designs, rewards, turn):
     """(states to search from, keys of that search, what was before)."""
     before, noised, local = refine.prepared(process, plan, keys, jnp.asarray(designs), jnp.asarray(rewards), turn)
     return noised, local, before
+
+
+def annealed(
+    process: Process,
+    value: Value,
+    plan: anneal.Plan,
+    keys: jax.Array,
+    decode: Decode,
+    scorer: Scorer,
+    *,
+    x: jax.Array | None = None,
+    mesh: Mesh | None = None,
+) -> Result:
+    """`anneal.search` with the scorer's rewards, on one device: two halves of the groups take turns."""
+    if plan.first is not None:
+        begun = on_host.search(process, value, plan.first, keys, decode, scorer, mesh=mesh)[0]
+    else:
+        scored = scorer.submit(decode(np.asarray(x).reshape(-1, *x.shape[2:]))).result()
+        begun = Result(*fetch(tuple(anneal.given(value, plan, jnp.asarray(x), np.asarray(scored, np.float32)))))
+    propose, accept = _moves()
+
+    def half(rows: np.ndarray) -> Iterator[on_host.When]:
+        own = Result(*(field[rows] for field in begun[:2]), {}, *(field[rows] for field in begun[3:]))
+        population = anneal.start(plan, keys[rows], own)
+        traced = [anneal.trace(population)]
+        for turn in range(len(plan.levels)):
+            population, proposed = propose(process, plan, population, turn)
+            scores = scorer.submit(decode(fetch(proposed).reshape(-1, *proposed.shape[2:])))
+            yield scores.when_done
+            rewards = np.asarray(scores.result(), np.float32).reshape(population.reward.shape)
+            population = accept(value, plan, population, turn, proposed, rewards)
+            traced.append(anneal.trace(population))
+        traced = {name: np.stack([one[name] for one in fetch(traced)]) for name in traced[0]}
+        return Result(*fetch(tuple(anneal.result(population, traced))))
+
+    halves = np.array_split(np.arange(keys.shape[0]), min(2, keys.shape[0]))
+    result = on_host.joined(on_host.take_turns([half(rows) for rows in halves]))
+    on_host.check_rewarded(result, scorer)
+    return result
+
+
+@functools.cache
+def _moves() -> tuple[Callable, Callable]:
+    return jax.jit(anneal.propose), jax.jit(anneal.accepted)

@@ -107,29 +107,45 @@ def search(
 
         searched = np.asarray(plan.search)
         halves = [half(start, len(share)) for start, share in zip(starts, shares, strict=True)]
-        results: list[Any] = [None] * lanes
-        ready: queue.SimpleQueue[int] = queue.SimpleQueue()  # halves that can go on
         began = time.perf_counter()
-        for lane in range(lanes):
-            ready.put(lane)
-        while any(one is None for one in results):
-            lane = ready.get()
-            try:
-                when = next(halves[lane])
-            except StopIteration as end:
-                results[lane] = end.value
-            else:
-                when(functools.partial(ready.put, lane))
+        results = take_turns(halves)
         seconds = time.perf_counter() - began
 
-    result = Result(
+    result = joined(results)
+    check_rewarded(result, scorer)
+    return result, Pace(seconds, min(device.busy / seconds, 1.0), compile_seconds)
+
+
+def take_turns(halves: Sequence[Iterator[When]]) -> list[Any]:
+    """Runs generators by turns, each again once what it waits for is there. Returns what they return."""
+    results: list[Any] = [None] * len(halves)
+    ready: queue.SimpleQueue[int] = queue.SimpleQueue()  # halves that can go on
+    for lane in range(len(halves)):
+        ready.put(lane)
+    while any(one is None for one in results):
+        lane = ready.get()
+        try:
+            when = next(halves[lane])
+        except StopIteration as end:
+            results[lane] = end.value
+        else:
+            when(functools.partial(ready.put, lane))
+    return results
+
+
+def joined(results: Sequence[Result]) -> Result:
+    """Results of some groups each, as one."""
+    return Result(
         *(np.concatenate(parts) for parts in zip(*(one[:2] for one in results), strict=True)),
         {name: np.concatenate([one.trace[name] for one in results], 1) for name in results[0].trace},
         *(np.concatenate(parts) for parts in zip(*(one[3:] for one in results), strict=True)),
     )
+
+
+def check_rewarded(result: Result, scorer: Scorer) -> None:
+    """Raises UserError where not one design had a reward."""
     if (result.failed == result.reward_calls).all():
         raise UserError(f'not one design has a reward; {scorer.first_error or "it was never a finite number"}')
-    return result, Pace(seconds, min(device.busy / seconds, 1.0), compile_seconds)
 
 
 def _first(result: Result, count: int) -> Result:

@@ -89,10 +89,16 @@ def from_seeds(plan: Plan) -> Plan:
 
 
 def steps_back(process: Process, share: float) -> int:
-    """K for a share of the steps, at least one. Raises UserError outside of (0, 1)."""
+    """K for a share of the steps, rounded. Raises UserError outside of (0, 1), and where nothing would be noised."""
     if not 0 < share < 1:
         raise UserError(f'the share of steps to go back is {share}; it lies between 0 and 1')
-    return max(int(share * process.steps), 1)
+    steps = round(share * process.steps)
+    if not 0 < steps < process.steps:
+        raise UserError(
+            f'going back {share} of {process.steps} steps rounds to {steps}; at least 1 and not all: try '
+            f'{1 / process.steps:.2g}'
+        )
+    return steps
 
 
 def search(

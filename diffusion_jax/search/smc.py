@@ -170,13 +170,13 @@ def search(
     def one(state: Particles, step: Any, final: bool = False) -> Particles:
         state = moved(process, value, plan, state, step, final, axis)
         if final:
-            return _valued(process, value, plan, state, step, True, axis)
+            return valued(process, value, plan, state, step, True, axis)
         if plan.potential is None:
             return state
         if plan.every == 1:
-            return _valued(process, value, plan, state, step, False, axis)
+            return valued(process, value, plan, state, step, False, axis)
         due = (step + 1) % plan.every == 0
-        return jax.lax.cond(due, lambda s: _valued(process, value, plan, s, step, False, axis), lambda s: s, state)
+        return jax.lax.cond(due, lambda s: valued(process, value, plan, s, step, False, axis), lambda s: s, state)
 
     def body(state, step):
         state = one(state, step)
@@ -223,7 +223,7 @@ def designs(process: Process, value: Value, state: Particles, step, level, final
     return guessed.reshape(groups, count, *guessed.shape[1:])
 
 
-def _valued(process: Process, value: Value, plan: Plan, state: Particles, step, final: bool, axis) -> Particles:
+def valued(process: Process, value: Value, plan: Plan, state: Particles, step, final: bool, axis) -> Particles:
     """Values on the device, weights, and a resampling where it is due (the last weights are for `_picked`)."""
     groups, count = state.x.shape[:2]
     level = plan.first + step + 1

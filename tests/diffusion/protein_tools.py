@@ -3,6 +3,8 @@
 import itertools
 import json
 import pathlib
+import shlex
+import sys
 
 import numpy as np
 
@@ -39,6 +41,27 @@ def pdb(coordinates, sequence, chains=None, first=1, confidence=80.0):
                 f'{x:8.3f}{y:8.3f}{z:8.3f}  1.00{confidence:6.2f}           {atom[0]}'
             )
     return '\n'.join([*lines, 'END']) + '\n'
+
+
+FOLDER = """
+import sys
+sys.path[:0] = {paths!r}
+from protein_tools import backbone, helix, pdb
+for line in sys.stdin:
+    if not line.startswith('>'):
+        sequence = line.strip()
+        if {refused!r} in sequence:
+            sys.exit('no tryptophan, please')
+        print(pdb(backbone(helix(len(sequence))), sequence.replace('Y', {wrong!r})), end='')
+"""
+
+
+def folding_command(directory, refused='W', wrong='Y'):
+    """A command that makes a helix of any sequence, fails for one with `refused`, and reads Y as `wrong`."""
+    here = pathlib.Path(__file__).parent
+    script = directory / 'fold.py'
+    script.write_text(FOLDER.format(paths=[str(here), str(here.parent.parent)], refused=refused, wrong=wrong))
+    return shlex.join([sys.executable, str(script)])
 
 
 def random_weights():

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 
+import ml_collections
 import numpy as np
 import pytest
 
 from core_jax.errors import UserError
 from diffusion_jax import api, compare, main, methods
 from diffusion_jax.domains import lab
+from diffusion_jax.domains.task import Reward
 
 PROCESS, VALUE = lab.process(), lab.value(exact=False)
 
@@ -53,7 +55,7 @@ def test_a_search_leaves_its_designs(monkeypatch, tmp_path, capsys):
 def test_the_list_names_everything(monkeypatch, capsys):
     assert command(monkeypatch, main, '--list') == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in (*methods.METHODS, 'molecules', 'promoters', 'six6'))
+    assert all(name in said for name in (*methods.METHODS, 'molecules', 'promoters', 'six6', 'model.*, model_steps'))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,14 @@ def test_the_list_names_everything(monkeypatch, capsys):
         (['--config.oversample=0'], 'at least 1'),
         (['--method=guidance'], 'gradient'),
         (['--method=rerd', '--config.back=0'], 'between 0 and 1'),
+        (['--method=rerd', '--config.back=0.05'], 'of 8 steps rounds to 0'),
         (['--samples=-1'], 'at least 0'),
+        (['--task=promoters', '--task.stepz=3'], "unknown config field 'stepz'; did you mean 'steps'"),
+        (['--task=promoters', '--task.steps=few'], 'config field steps is an integer'),
+        (['--task=promoters', '--task.steps'], '--task.steps needs a value'),
+        (['--domain=images', '--task.motifs=HNF4A'], "unknown config field 'motifs'"),
+        (['--task.steps=3'], 'the task lab has no fields to set'),
+        (['--tsk.steps=3'], "unknown flag '--tsk.steps'"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(monkeypatch, tmp_path, words, complaint):
@@ -135,6 +144,51 @@ def test_a_comparison_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
     assert command(monkeypatch, compare, *words, '--report') == 0 and len(made) == 9
 
 
+@pytest.fixture
+def domain(monkeypatch):
+    """A domain whose one task has a field, and says something of its designs."""
+
+    class Domain:
+        TASKS = ('worth',)
+
+        def get_config(name):
+            return ml_collections.ConfigDict({'worth': 1.0, 'letters': ('C', 'G')})
+
+        def make(name, config):
+            def reward(params, x):
+                return config.worth * sum((x == 'ACGT'.index(letter)).mean(1) for letter in config.letters)
+
+            rewards = {'worth': Reward('worth of letters', reward)}
+            return lab.make()._replace(name=name, rewards=rewards, measures=lambda x: {'ended': float(len(x))})
+
+    monkeypatch.setattr(api, 'domain_module', lambda name: Domain)
+
+
+def test_fields_of_the_task(monkeypatch, tmp_path, domain):
+    words = ('--method=svdd', '--nfe=60', '--designs=6', '--task.worth=3', '--task.letters=A,T')
+    assert command(monkeypatch, main, *words, f'--workdir={tmp_path / "run"}') == 0
+    metrics = json.loads((tmp_path / 'run' / 'summary.json').read_text())['metrics']
+    assert metrics['worth']['value'] == 3 and metrics['ended']['value'] == 6
+    rows = (tmp_path / 'run' / 'designs.csv').read_text().split()[1:]
+    assert set(''.join(row.split(',')[0] for row in rows)) == set('AT')
+    config = json.loads((tmp_path / 'run' / 'config.json').read_text())['config']
+    assert config['task_config'] == {'worth': 3.0, 'letters': ['A', 'T']}
+
+
+def test_cells_of_another_task_are_others(monkeypatch, tmp_path, domain):
+    words = ('--methods=SVDD', '--budgets=60', '--seeds=1', '--designs=8', f'--workdir={tmp_path}')
+    found = []
+    for fields in ((), ('--task.worth=3', '--task.letters', 'A,T')):
+        assert command(monkeypatch, compare, *words, *fields) == 0
+        found.append(json.loads((tmp_path / 'compare.json').read_text()))
+        assert len(list((tmp_path / 'cells').iterdir())) == len(found)
+    assert [one['task_config'] for one in found] == [{}, {'worth': '3', 'letters': 'A,T'}]
+    assert [one['rows'][0]['reward']['value'] for one in found] == [1, 3]
+    assert found[0]['rows'][0]['ended']['value'] == 8
+    report = (tmp_path / 'report.md').read_text()
+    assert '## ended' in report and '| SVDD | 8 |' in report and '## seconds' not in report
+
+
 def test_intervals_are_student_s():
     rows = [{'method': 'a', 'budget': 1, 'judge': value} for value in (1.0, 2.0, 4.0)]
     found = compare.summarized(rows)[0]['judge']
@@ -150,6 +204,9 @@ def test_intervals_are_student_s():
         (['--seeds=0'], 'at least 1'),
         (['--budgets=2'], 'too small'),
         (['--report'], 'nothing has been run'),
+        (['--task=promoters', '--task.stepz=3'], "did you mean 'steps'"),
+        (['--task.steps=3'], 'the task lab has no fields to set'),
+        (['--config.alpha=3'], "unknown flag '--config.alpha'"),
     ],
 )
 def test_comparisons_that_cannot_be(monkeypatch, tmp_path, words, complaint):

@@ -141,16 +141,17 @@ def naive(params, rows, width, pool):
 def test_oracle_and_its_loss(loss):
     config, rng = oracle_config(loss=loss), np.random.default_rng(0)
     tokens = rng.integers(0, 4, (8, 9)).astype(np.int8)
-    target = rng.integers(0, 2, 8).astype(np.float32)
+    target = np.append(rng.integers(0, 2, 6), [0.25, 0.6]).astype(np.float32)
     learner = oracle.make(config)
     batch = {'tokens': jnp.asarray(tokens), 'target': jnp.asarray(target)}
     state = learner.init(jax.random.key(0), batch)
     outputs = np.array([naive(state.net.params, one_hot(row), 3, 2) for row in tokens])
     found = oracle.network_of(config).apply(state.net.params, jnp.asarray(one_hot(tokens), jnp.float32))
     np.testing.assert_allclose(found, outputs, rtol=1e-4, atol=1e-5)
+    chance = 1 / (1 + np.exp(-outputs))
     errors = {
         'squared': (outputs - target) ** 2,
-        'logistic': -np.log(1 / (1 + np.exp(-np.where(target == 1, outputs, -outputs)))),
+        'logistic': -target * np.log(chance) - (1 - target) * np.log(1 - chance),
     }
     new, metrics = jax.jit(learner.update)(state, batch, learner.hparams)
     np.testing.assert_allclose(metrics['loss'], errors[loss].mean(), rtol=1e-4)
@@ -210,7 +211,7 @@ def task(files):
         return dna.make('promoters', tiny())
 
 
-def test_promoters_end_to_end(task):
+def test_promoters_end_to_end(task, files, monkeypatch):
     process = task.process
     assert process.steps == 4
     designs = np.asarray(jax.jit(sample)(process, jax.random.split(jax.random.key(0), 5)))
@@ -221,6 +222,10 @@ def test_promoters_end_to_end(task):
         values = jax.jit(reward.on_device)(reward.params, designs)
         assert values.shape == (5,) and np.isfinite(values).all()
     assert task.rewards[task.rewards['expression'].held_out]
+    monkeypatch.setenv('TENFOLD_DATA', str(files))
+    natural = dna.load()[0]
+    assert task.measures(natural) == {'kmer_correlation': pytest.approx(1)}
+    assert task.measures(designs) == {'kmer_correlation': dna.kmer_correlation(designs, natural)}
 
 
 def test_both_oracles_learn_what_the_data_say(task):

@@ -1,14 +1,18 @@
 """The proteins' task on small backbones and random weights, and rewards of composition against NumPy."""
 
+import json
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from protein_tools import backbone, helix, pdb, random_weights, rotation
+from protein_tools import backbone, folding_command, helix, pdb, random_weights, rotation
 
 from core_jax import datasets
 from core_jax.errors import UserError
-from diffusion_jax.domains import folding, proteins, sequences
+from diffusion_jax import api, main
+from diffusion_jax.domains import composition, folding, proteins, sequences
 from diffusion_jax.models import mpnn
 from diffusion_jax.process import sample
 
@@ -82,21 +86,23 @@ def test_charge_and_moment_by_hand():
     texts = ['KRKDEHAAAAAAAAA', 'LKKLLKLLKKLLKLA', 'GGGGGGGGGGGGGGG']
     tokens = sequences.tokens(texts, LETTERS)
     expected = [sum({'K': 1, 'R': 1, 'D': -1, 'E': -1, 'H': 0.1}.get(letter, 0) for letter in text) for text in texts]
-    np.testing.assert_allclose(proteins.charge(None, tokens), expected, rtol=1e-5, atol=1e-6)
-    scale = dict(zip(LETTERS, proteins.HYDROPHOBICITY, strict=True))
+    np.testing.assert_allclose(composition.charge(None, tokens), expected, rtol=1e-5, atol=1e-6)
+    scale = dict(zip(LETTERS, composition.HYDROPHOBICITY, strict=True))
     best = []
     for text in texts:
         waves = [scale[letter] * np.exp(1j * np.radians(100) * i) for i, letter in enumerate(text)]
         best.append(max(abs(sum(waves[i : i + 11])) / 11 for i in range(len(text) - 10)))
-    np.testing.assert_allclose(jax.jit(proteins.moment)(None, tokens), best, rtol=1e-4)
-    np.testing.assert_allclose(proteins.moment(None, jax.nn.one_hot(tokens, 20)), best, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(composition.moment)(None, tokens), best, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(composition.moment)(None, jax.nn.one_hot(tokens, 20)), best, rtol=1e-4)
     short = sum(scale[letter] * np.exp(1j * np.radians(100) * i) for i, letter in enumerate('KLL'))
-    np.testing.assert_allclose(proteins.moment(None, sequences.tokens(['KLL'], LETTERS)), [abs(short) / 3], rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(composition.moment)(None, sequences.tokens(['KLL'], LETTERS)), [abs(short) / 3], rtol=1e-4
+    )
 
 
 def test_an_amphipathic_helix_has_a_larger_moment_than_its_shuffle():
     tokens = sequences.tokens(['LKKLLKLLKKLLKLL', 'LLLLLLLLLKKKKKK'], LETTERS)
-    first, second = proteins.moment(None, tokens)
+    first, second = jax.jit(composition.moment)(None, tokens)
     assert first > second + 0.2
 
 
@@ -113,6 +119,29 @@ def test_the_structure_reward_is_for_worker_processes(task, files):
     assert reward.on_host.keywords['target'] == str(files / 'one.pdb')
     with pytest.raises(UserError, match="cannot run the folding command 'a-folder'"):
         reward.on_host(['ACDEFGHIKL'])
+
+
+def test_a_folding_program_as_fields_of_the_task(files, tmp_path):
+    """As texts, in the way that the command line gives them."""
+    fields = {'fold': folding_command(tmp_path), 'structure': 'crmsd:1,plddt:0.5', 'target': str(files / 'one.pdb')}
+    reward = proteins.structural(api.task_config('proteins', fields=fields))
+    np.testing.assert_allclose(reward.on_host(['ACDEFGHIKL']), [0.4], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_folding_program_on_the_command_line(files, tmp_path, monkeypatch):
+    """It makes the helix that is asked for, whatever the sequence: crmsd 0, pLDDT 80."""
+    monkeypatch.setenv('TENFOLD_DATA', str(files))
+    fields = {'backbone': files / 'one.pdb', 'second': files / 'two.pdb', 'steps': 2, 'orders': 1}
+    fields |= {'fold': folding_command(tmp_path, refused='?'), 'structure': 'crmsd:1,plddt:0.5'}
+    words = ['--domain=proteins', '--reward=structure', '--method=svdd', '--nfe=4', '--designs=2', '--workers=1']
+    words += [f'--task.{name}={value}' for name, value in fields.items()]
+    monkeypatch.setattr(sys, 'argv', ['main', *words, f'--workdir={tmp_path / "run"}'])
+    assert main.main() == 0
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert summary['metrics']['structure']['value'] == pytest.approx(0.4, abs=2e-3)
+    config = json.loads((tmp_path / 'run' / 'config.json').read_text())['config']['task_config']
+    assert config['steps'] == 2 and config['fold'] == fields['fold'] and config['guide'] == 'v_48_010'
 
 
 def test_bad_settings(files, tmp_path, monkeypatch):

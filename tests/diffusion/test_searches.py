@@ -310,4 +310,7 @@ def test_plans_that_cannot_be():
         refine.plan(PROCESS, svdd.plan(PROCESS, GUESSED, children=2), iterations=3)
     with pytest.raises(UserError, match='between 0 and 1'):
         refine.steps_back(PROCESS, 0.0)
-    assert refine.steps_back(PROCESS, 0.01) == 1
+    for share in (0.05, 0.99):
+        with pytest.raises(UserError, match='rounds to'):
+            refine.steps_back(PROCESS, share)
+    assert [refine.steps_back(PROCESS, share) for share in (0.1, 0.2, 0.5)] == [1, 2, 4]
