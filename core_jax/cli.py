@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import os
 import pathlib
 import shlex
 from collections.abc import Sequence
@@ -55,6 +56,14 @@ def quoted(command: Sequence[str]) -> str:
         at = words.index('--workdir')
         del words[at : at + 2]
     return shlex.join(word for word in words if not word.startswith('--workdir='))
+
+
+def keep_compiled() -> None:
+    """Programs that XLA compiles are kept on disk from now on, so that a command started again has them.
+
+    In ~/.cache/tenfold/xla, where JAX_COMPILATION_CACHE_DIR says nothing else. Call it before jax is imported.
+    """
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'tenfold' / 'xla'))
 
 
 def add_run_flags(parser: Parser) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from core_jax.cli import Parser, load_preset, quoted
+from core_jax.cli import Parser, keep_compiled, load_preset, quoted
 from core_jax.errors import UserError, exit_on_user_error
 
 CELL = ('method', 'budget', 'seed')  # which one a row is of; the rest is measured
@@ -44,7 +44,7 @@ METHODS = {  # name in the tables: (method, its settings; those of VALUED may be
     'nested IS': ('nested_is', {}),
     'DSearch': ('dsearch', {'oversample': 4}),
     'DSearch-R': ('dsearch', {'oversample': 1, 'group': 16, 'replace': 0.25, 'temperature': 1.0}),
-    'RERD': ('rerd', {'children': 1, 'back': 0.1}),
+    'RERD': ('rerd', {'children': 2, 'back': 0.1}),
     'RERD, select': ('rerd', {'children': 1, 'back': 0.1, 'group': 16, 'temperature': 0.2}),
     'genetic': ('genetic', {}),
     'annealed (ours)': ('anneal', {}),
@@ -80,6 +80,7 @@ def main() -> int:
     flags, fields = parser.parse(blocks=('task',))
     asked = settings(load_preset(flags.config) if flags.config else {}, flags, fields)
     command = quoted(['python', '-m', 'diffusion_jax.compare', *sys.argv[1:]])
+    keep_compiled()  # most of the time of small tasks is compilation
     from core_jax import session
 
     def compared() -> None:

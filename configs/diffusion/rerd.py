@@ -4,9 +4,9 @@
     make reproduce-rerd ARGS='--domain=dna --task=promoters'        75 bp promoters (python -m diffusion_jax.fetch dna)
 
 `select` resamples the designs of a group by their rewards after each iteration, as the release does, at its
-temperature; `keep` drops a design that became worse. One child a step and a tenth of the steps back were among the best
-for HNF1A sites in promoters at 400 calls (of 1 and 4 children, 0.04 to 0.2 back). The paper's tables could not be read
-(see docs/diffusion.md).
+temperature; `keep` drops a design that became worse. With selection one child a step, unguided, and a tenth of the
+steps back were among the best for HNF1A sites in promoters at 400 calls (of 1 and 4 children, 0.04 to 0.2 back).
+The paper's tables could not be read (see docs/diffusion.md).
 """
 
 from diffusion_jax.compare import METHODS
@@ -19,7 +19,7 @@ def get_config() -> dict:
         }
         | {
             'RERD, 4 children': ('rerd', {'children': 4, 'back': 0.2}),
-            'RERD, keep': ('rerd', METHODS['RERD'][1] | {'keep': True}),
+            'RERD, keep': ('rerd', {'children': 1, 'back': 0.1, 'keep': True}),
             'RERD, select and keep': ('rerd', METHODS['RERD, select'][1] | {'keep': True}),
         },
     }

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from core_jax import cli
 from core_jax.errors import UserError
 from scaling.utd import cells
 from scaling.utd.cells import Cell, Pack
@@ -215,8 +216,7 @@ def _work(root: pathlib.Path, packs: list[Pack], orders: Any, answers: Any, core
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     sys.stdout, sys.stderr = log, log
-    # Packs of one shape may fall to different workers, and to the next start.
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'tenfold' / 'xla'))
+    cli.keep_compiled()  # packs of one shape may fall to different workers, and to the next start
 
     from core_jax import loop
 
