@@ -310,8 +310,8 @@ def draw(table: Sequence[dict], about: dict[str, Any], path: pathlib.Path) -> No
     """Four panels: the judge against denoiser calls and reward calls, diversity, likelihood."""
     import matplotlib.figure
 
-    figure = matplotlib.figure.Figure(figsize=(13, 7.2), layout='constrained')
-    panels = figure.subplots(2, 2)
+    figure = matplotlib.figure.Figure(figsize=(14.5, 7.2), layout='constrained')
+    panels, colors = figure.subplots(2, 2), matplotlib.colormaps['tab20'].colors
     names = list(dict.fromkeys(entry['method'] for entry in table))
     beside = ' (training aside)' if _paid(table) else ''
     shown = [
@@ -325,19 +325,20 @@ def draw(table: Sequence[dict], about: dict[str, Any], path: pathlib.Path) -> No
             own = sorted((e for e in table if e['method'] == name and y in e), key=lambda e: e[x]['value'])
             if not own:
                 continue
-            across, style = [e[x]['value'] for e in own], {'color': f'C{number}', 'marker': 'os^Dv<>pPX*'[number % 11]}
+            color = colors[(2 * number + 2 * number // 20) % 20]  # the strong ones of the map first
+            across, style = [e[x]['value'] for e in own], {'color': color, 'marker': 'os^Dv<>pPX*'[number % 11]}
             axes.plot(across, [e[y]['value'] for e in own], label=name, markersize=5, linewidth=1.5, **style)
             if own[0][y]['low'] is not None:
                 axes.fill_between(
-                    across, [e[y]['low'] for e in own], [e[y]['high'] for e in own], color=f'C{number}', alpha=0.12
+                    across, [e[y]['low'] for e in own], [e[y]['high'] for e in own], color=color, alpha=0.12
                 )
             if (x, y) == ('denoiser_calls', 'judge'):
-                axes.plot(across, [e['judge_q90']['value'] for e in own], '--', color=f'C{number}', linewidth=0.8)
+                axes.plot(across, [e['judge_q90']['value'] for e in own], '--', color=color, linewidth=0.8)
         _fit(axes, [e[y]['value'] for e in table if y in e] + [e['judge_q90']['value'] for e in table if y == 'judge'])
         axes.set_xscale('log')
         axes.set_xlabel(horizontal)
         axes.set_ylabel(vertical)
-    panels[0, 0].legend(fontsize=8, frameon=False)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc='outside right upper', fontsize=9, frameon=False)
     figure.suptitle(f'{about["task"]}: designs for {about["reward"]}, judged by {about["judge"]}', fontsize=11)
     figure.savefig(path, dpi=110)
 

@@ -204,8 +204,13 @@ def test_beam_schedules():
 
 
 # Sums of values weigh heavily; at a higher temperature few groups suffice to see their mean.
-@pytest.mark.parametrize('potential,alpha', [('difference', ALPHA), ('max', 1.0), ('sum', 2.0)])
-@pytest.mark.parametrize('every', [1, 3])
+@pytest.mark.parametrize(
+    'potential,alpha,every',
+    [
+        *[('difference', ALPHA, 1), ('max', 1.0, 1), ('sum', 2.0, 1), ('difference', ALPHA, 3)],
+        *[pytest.param(*case, marks=pytest.mark.slow) for case in [('max', 1.0, 3), ('sum', 2.0, 3)]],
+    ],
+)
 def test_normaliser_is_unbiased(potential, alpha, every):
     plan = smc.plan(PROCESS, GUESSED, particles=16, alpha=alpha, potential=potential, every=every)
     result = run(plan, kernel=smc.search, groups=4000)
