@@ -157,7 +157,8 @@ def run(
     rows = [row for row in rows if 'refused' not in row]
     if not rows:
         raise UserError(f'nothing has been run in {directory}, or every budget is too small')
-    table = summarized(rows)
+    order = list(asked['methods'])  # a method may lack the first budget
+    table = sorted(summarized(rows), key=lambda entry: order.index(entry['method']))
     about = {
         'paper': 'diffusion',
         'command': command,
