@@ -18,6 +18,6 @@ def get_config() -> dict:
             'takes what is better': ('anneal', {'accept': 'better'}),
             'takes every move': ('anneal', {'accept': 'always'}),
             'slower': ('anneal', {'turnover': 3.0}),
-            'to the target': ('anneal', {'alpha': 1.0}),  # the task's temperature: a sample of p exp(r / alpha) / Z
+            'to the target': ('anneal', {'alpha': 1.0}),  # a sample of p exp(r) / Z
         },
     }
