@@ -14,10 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax import aot
-from core_jax.driver import Numerics
 from core_jax.errors import exit_on_user_error
 from core_jax.mesh import make_mesh
-from fql_jax import api, cost, settings
 
 TOPOLOGIES = ('v5e:4x4', 'v5p:4x4x4', 'v6e:16x16')
 OBSERVATION, ACTION = 28, 5  # cube-single
@@ -44,6 +42,9 @@ def program(
     mesh: Mesh, seeds: int, allowed_collectives: set[str], config: ml_collections.ConfigDict | None = None
 ) -> aot.Program:
     """A chunk of updates of `seeds` members; the default config is the published one."""
+    from core_jax.driver import Numerics  # here, so that --help does not wait for agents and optimizers
+    from fql_jax import api, cost, settings
+
     config = config or settings.get_config('fql')
     numerics = Numerics(population='vmap')  # what `auto` means on an accelerator
     driver, _ = api.build(config, _rows(), mesh=mesh, numerics=numerics, seeds=list(range(seeds)))
