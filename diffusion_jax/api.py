@@ -154,7 +154,7 @@ def design(
     reward). reward: a name of the task's, by default its first. samples, lookahead: of the value, see `value.Value`.
     values: 'posterior', or 'learned': by a network that is fitted first, once (`learned_value`); the budget does not
     hold what that takes, nor do `Found.calls` and `Found.seconds`.
-    start: designs to refine, as `Task.decode` writes them, in turn where more are wanted (rerd, genetic).
+    start: designs to refine, as `Task.decode` writes them, in turn where more are wanted (rerd, genetic, anneal).
     scorer: an open pool of the reward's, to be used again; workers: processes of a new one.
 
     Raises UserError for unknown names, a budget smaller than one pass, a reward that is broken.

@@ -212,7 +212,7 @@ def at_budget(
         if seeds:
             if not isinstance(plan, (refine.Plan, anneal.Plan)):
                 raise UserError(f'{method} begins from noise; rerd, genetic and anneal begin from designs')
-            plan = refine.from_seeds(plan) if isinstance(plan, refine.Plan) else anneal.from_seeds(plan)
+            plan = refine.from_seeds(plan)
         return plan, getattr(plan, by) / plan.designs
 
     best, cost = made(1)

@@ -4,8 +4,8 @@
     make reproduce-dsearch ARGS='--domain=dna --task=promoters'     75 bp promoters (python -m diffusion_jax.fetch dna)
 
 `recommended` is DSearch-R as the release recommends it, a beam of 16 a step; DSearch-R without that word replaces a
-quarter, which was best for HNF1A sites in promoters at 400 calls (of 1/16 to 1/2). The papers' tables could not be read
-(see docs/diffusion.md): there is no published number to put beside.
+quarter, chosen among 1/16 to 1/2 by single runs on HNF1A sites in promoters at 400 calls, which were not kept. The
+papers' tables could not be read (see docs/diffusion.md): there is no published number to put beside.
 """
 
 from diffusion_jax.compare import METHODS

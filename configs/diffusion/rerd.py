@@ -5,7 +5,7 @@
 
 `select` resamples the designs of a group by their rewards after each iteration, as the release does, at its
 temperature; `keep` drops a design that became worse. With selection one child a step, unguided, and a tenth of the
-steps back were among the best for HNF1A sites in promoters at 400 calls (of 1 and 4 children, 0.04 to 0.2 back).
+steps back were chosen by single runs on HNF1A sites in promoters at 400 calls, which were not kept.
 The paper's tables could not be read (see docs/diffusion.md).
 """
 

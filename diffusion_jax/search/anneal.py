@@ -42,11 +42,11 @@ LEAST, MOST = 1e-9, 1e12  # increments of beta that are thought of; MOST stands 
 
 @flax.struct.dataclass
 class Plan:
-    """`levels` [S] that the iterations after the first go back to; `first` makes the designs that they begin with, or
+    """`levels` [S] that the iterations after the first go back to; `whole` makes the designs that they begin with, or
     is None where seeds are given.
     """
 
-    first: tree.Plan | None
+    whole: tree.Plan | None
     levels: jax.Array  # [S]
     limit: jax.Array  # of beta
     ess: jax.Array
@@ -58,7 +58,7 @@ class Plan:
 
 def plan(
     process: Process,
-    first: tree.Plan,
+    whole: tree.Plan,
     *,
     iterations: int,
     back: float,
@@ -67,7 +67,7 @@ def plan(
     alpha: float = 0.0,
     accept: str = 'metropolis',
 ) -> Plan:
-    """A plan of `iterations` in all, the first of which is `first`.
+    """A plan of `iterations` in all, the first of which is `whole`.
 
     back, last: shares of the steps that the first and the last move go back; 0: one step. turnover: how often,
     about, the group is replaced by its better part in the course of all turns. alpha: the temperature that it is cooled
@@ -85,23 +85,15 @@ def plan(
     ends = [refine.steps_back(process, share) if share else 1 for share in (back, last)]
     steps = np.rint(np.geomspace(*ends, turns)).astype(np.int32)
     return Plan(
-        first=first,
+        whole=whole,
         levels=process.steps - steps,
         limit=np.float32(min(1 / alpha, MOST) if alpha else MOST),
         ess=np.float32(1 - min(turnover / max(turns, 1), 0.5)),
         accept=accept,
-        designs=first.designs,
-        calls=first.calls + turns * first.designs,
-        rewards=first.rewards + turns * first.designs,
+        designs=whole.designs,
+        calls=whole.calls + turns * whole.designs,
+        rewards=whole.rewards + turns * whole.designs,
     )
-
-
-def from_seeds(plan: Plan) -> Plan:
-    """The same search from designs that are given, without the first one."""
-    if plan.first is None:
-        return plan
-    calls, rewards = plan.calls - plan.first.calls, plan.rewards - plan.first.rewards + plan.designs
-    return plan.replace(first=None, calls=calls, rewards=rewards)
 
 
 @flax.struct.dataclass
@@ -129,11 +121,7 @@ def search(
     x: jax.Array | None = None,
 ) -> Result:
     """Populations of the groups of `keys` [G]: of their own, or of seeds x [G, D, ...]. The trace is by iteration."""
-    if plan.first is not None:
-        begun = tree.search(process, value, plan.first, keys, axis)
-    else:
-        begun = given(value, plan, x, rewards_of(value, x.reshape(-1, *x.shape[2:]), axis))
-    population = start(plan, keys, begun)
+    population = start(keys, refine.begin(process, value, plan, keys, axis, x))
 
     def one(population: Population, turn):
         population, proposed = propose(process, plan, population, turn, axis)
@@ -146,16 +134,8 @@ def search(
     return result(population, jax.tree.map(lambda start, rest: jnp.concatenate([start, rest]), first, traced))
 
 
-def given(value: Value, plan: Plan, x: jax.Array, rewards: jax.Array) -> Result:
-    """Seeds x [G, D, ...] with their rewards [G * D] as what a search has found."""
-    if x is None:
-        raise UserError('a plan without a first search begins with seeds: give them')
-    shape = x.shape[:2]
-    rewards, failed = floored(value, jnp.asarray(rewards).reshape(shape))
-    return Result(x, rewards, {}, jnp.zeros(shape[0], jnp.int32), jnp.full(shape[0], shape[1]), failed.sum(1))
-
-
-def start(plan: Plan, keys: jax.Array, begun: Result) -> Population:
+def start(keys: jax.Array, begun: Result) -> Population:
+    """What the first search, or the user, has found."""
     groups, count = begun.rewards.shape
     none = jnp.zeros(groups)
     return Population(

@@ -95,18 +95,8 @@ def refined(
             return on_host.search(process, value, part, keys, decode, scorer, x=x, mesh=mesh)[0]
         return particles(process, value, part, keys, decode, scorer, x=x)
 
-    groups, count = keys.shape[0], plan.designs
-    if plan.whole is not None:
-        begun = inner(plan.whole, keys)
-        designs, rewards, spent = begun.designs, begun.rewards, (begun.calls, begun.reward_calls, begun.failed)
-    else:
-        if x is None:
-            raise UserError('a plan without a first search refines seeds: give them')
-        designs = np.asarray(x)
-        scored = np.asarray(scorer.submit(decode(designs.reshape(-1, *designs.shape[2:]))).result(), np.float32)
-        failed = ~np.isfinite(scored)
-        rewards = np.where(failed, value.floor, scored).reshape(groups, count)
-        spent = np.zeros(groups, np.int32), np.full(groups, count), failed.reshape(groups, count).sum(1)
+    begun = inner(plan.whole, keys) if plan.whole is not None else _given(value, x, decode, scorer)
+    designs, rewards, spent = begun.designs, begun.rewards, (begun.calls, begun.reward_calls, begun.failed)
     traced = [refine.trace(rewards, spent)]
     for turn in range(plan.iterations - 1):
         noised, local, before = _between(process, plan, keys, designs, rewards, turn)
@@ -116,6 +106,15 @@ def refined(
         traced.append(refine.trace(rewards, spent))
     trace = {name: np.stack([np.asarray(one[name]) for one in traced]) for name in traced[0]}
     return Result(designs, rewards, trace, *(np.asarray(part) for part in spent))
+
+
+def _given(value: Value, x: jax.Array | None, decode: Decode, scorer: Scorer) -> Result:
+    """Seeds x [G, D, ...] with the scorer's rewards."""
+
+    def reward(rows: jax.Array) -> np.ndarray:
+        return np.asarray(scorer.submit(decode(np.asarray(rows))).result(), np.float32)
+
+    return Result(*fetch(tuple(refine.given(value, x, reward))))
 
 
 @jax.jit
@@ -137,16 +136,15 @@ def annealed(
     mesh: Mesh | None = None,
 ) -> Result:
     """`anneal.search` with the scorer's rewards, on one device: two halves of the groups take turns."""
-    if plan.first is not None:
-        begun = on_host.search(process, value, plan.first, keys, decode, scorer, mesh=mesh)[0]
+    if plan.whole is not None:
+        begun = on_host.search(process, value, plan.whole, keys, decode, scorer, mesh=mesh)[0]
     else:
-        scored = scorer.submit(decode(np.asarray(x).reshape(-1, *x.shape[2:]))).result()
-        begun = Result(*fetch(tuple(anneal.given(value, plan, jnp.asarray(x), np.asarray(scored, np.float32)))))
+        begun = _given(value, x, decode, scorer)
     propose, accept = _moves()
 
     def half(rows: np.ndarray) -> Iterator[on_host.When]:
         own = Result(*(field[rows] for field in begun[:2]), {}, *(field[rows] for field in begun[3:]))
-        population = anneal.start(plan, keys[rows], own)
+        population = anneal.start(keys[rows], own)
         traced = [anneal.trace(population)]
         for turn in range(len(plan.levels)):
             population, proposed = propose(process, plan, population, turn)

@@ -14,6 +14,8 @@ A genetic algorithm with the pre-trained model as its mutation is the same loop 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -80,8 +82,8 @@ def plan(
     )
 
 
-def from_seeds(plan: Plan) -> Plan:
-    """The same refinement of designs that are given, without the first search."""
+def from_seeds(plan):
+    """The same plan, a refinement or an annealing, of designs that are given, without the first search."""
     if plan.whole is None:
         return plan
     calls, rewards = plan.calls - plan.whole.calls, plan.rewards - plan.whole.rewards + plan.designs
@@ -113,17 +115,8 @@ def search(
 
     The trace is by iteration, [S, G].
     """
-    groups, count = keys.shape[0], plan.designs
-    if plan.whole is not None:
-        begun = inner(plan.whole)(process, value, plan.whole, keys, axis)
-        designs, rewards = begun.designs, begun.rewards
-        spent = begun.calls, begun.reward_calls, begun.failed
-    else:
-        if x is None:
-            raise UserError('a plan without a first search refines seeds: give them')
-        rewards, failed = floored(value, rewards_of(value, x.reshape(-1, *x.shape[2:]), axis))
-        designs, rewards = x, rewards.reshape(groups, count)
-        spent = jnp.zeros(groups, jnp.int32), jnp.full(groups, count), failed.reshape(groups, count).sum(1)
+    begun = begin(process, value, plan, keys, axis, x)
+    designs, rewards, spent = begun.designs, begun.rewards, (begun.calls, begun.reward_calls, begun.failed)
 
     def one(carry, turn):
         designs, rewards, (calls, asked, failed) = carry
@@ -137,6 +130,22 @@ def search(
     (designs, rewards, spent), traced = jax.lax.scan(one, (designs, rewards, spent), jnp.arange(plan.iterations - 1))
     traced = jax.tree.map(lambda start, rest: jnp.concatenate([start, rest]), first, traced)
     return Result(designs, rewards, traced, *spent)
+
+
+def begin(process: Process, value: Value, plan, keys: jax.Array, axis: str | None, x: jax.Array | None) -> Result:
+    """What a plan with a `whole` and `designs` begins with: the designs of its first search, or seeds x."""
+    if plan.whole is not None:
+        return inner(plan.whole)(process, value, plan.whole, keys, axis)
+    return given(value, x, lambda rows: rewards_of(value, rows, axis))
+
+
+def given(value: Value, x: jax.Array | None, reward: Callable[[jax.Array], jax.Array]) -> Result:
+    """Seeds x [G, D, ...] as what a search has found. reward(designs [N, ...]) -> [N]. Raises UserError without x."""
+    if x is None:
+        raise UserError('a plan without a first search begins with seeds: give them')
+    groups, count = x.shape[:2]
+    rewards, failed = floored(value, jnp.asarray(reward(x.reshape(-1, *x.shape[2:]))).reshape(groups, count))
+    return Result(x, rewards, {}, jnp.zeros(groups, jnp.int32), jnp.full(groups, count), failed.sum(1))
 
 
 def inner(plan: tree.Plan | smc.Plan):

@@ -15,7 +15,7 @@ from diffusion_jax import api
 from diffusion_jax.domains import lab
 from diffusion_jax.models import table
 from diffusion_jax.rewards import Scorer
-from diffusion_jax.search import anneal, hosted, svdd
+from diffusion_jax.search import anneal, hosted, refine, svdd
 from diffusion_jax.search.run import group_keys, on_device
 from diffusion_jax.value import Value
 
@@ -138,9 +138,17 @@ def test_one_and_eight_devices_agree(key):
 
 def test_seeds_are_where_it_begins(key):
     seeds = np.random.default_rng(0).integers(0, SIZE, (2, 16, LENGTH)).astype(np.int8)
-    run = found(anneal.from_seeds(made(iterations=5)), key, 2, x=seeds)
+    run = found(refine.from_seeds(made(iterations=5)), key, 2, x=seeds)
     np.testing.assert_allclose(run.trace['mean'][0], REWARDS[tuple(np.moveaxis(seeds, -1, 0))].mean(1), rtol=1e-6)
     assert run.calls.tolist() == [16 * 4] * 2 and run.reward_calls.tolist() == [16 * 5] * 2
+
+
+def test_seeds_that_are_missing_are_asked_for(key):
+    plan = refine.from_seeds(made())
+    with pytest.raises(UserError, match='seeds: give them'):
+        found(plan, key, 2)
+    with pytest.raises(UserError, match='seeds: give them'):
+        hosted.annealed(*SMALL, plan, group_keys(key, 2), None, None)
 
 
 @pytest.mark.parametrize('seeded', [False, True])
@@ -149,7 +157,7 @@ def test_rewards_on_the_host_are_the_same(key, seeded):
     value = SMALL[1].replace(params=table.value(rewards), floor=-1.0)
     plan, x = made(designs=6, iterations=5), None
     if seeded:
-        plan, x = anneal.from_seeds(plan), strings()[20:38].reshape(3, 6, LENGTH)
+        plan, x = refine.from_seeds(plan), strings()[20:38].reshape(3, 6, LENGTH)
     expected = found(plan, key, 3, (SMALL[0], value), x=x)
     reward = functools.partial(host_rewards.from_table, table=rewards)
     decode = lambda designs: [''.join(map(str, design)) for design in designs]  # noqa: E731
