@@ -89,7 +89,7 @@ def _smc(process, value, config, size):
 def _rerd(process, value, config, size):
     """size: iterations. The first search has as many children as the refinements."""
     back = refine.steps_back(process, config.back)
-    local = [tree.Row([config.children] * config.group, search=True)] * back
+    local = svdd.block_rows(back, config.children, config.group, 1)
     local = tree.make_plan(local, process, value, beams=config.group, alpha=config.alpha)
     whole = svdd.plan(process, value, children=config.children, designs=config.group, alpha=config.alpha)
     temperature = config.temperature or None
@@ -99,8 +99,7 @@ def _rerd(process, value, config, size):
 def _genetic(process, value, config, size):
     """size: generations. A child is its parent with some positions hidden and filled in by the model, unguided."""
     back = refine.steps_back(process, config.back)
-    rows = [tree.Row([1] * config.group, search=i == back - 1) for i in range(back)]
-    local = tree.make_plan(rows, process, value, beams=config.group)
+    local = tree.make_plan(svdd.block_rows(back, 1, config.group, 1), process, value, beams=config.group)
     whole = svdd.best_of_n(process, value, n=1, designs=config.group)
     return refine.plan(process, local, whole=whole, iterations=size, temperature=config.alpha)
 

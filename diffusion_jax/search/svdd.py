@@ -26,7 +26,12 @@ def plan(process: Process, value: Value, *, children: int, designs: int = 1, alp
 
 
 def block_rows(steps: int, children: int, beams: int, block: int) -> list[tree.Row]:
-    """Rows in which `beams` beams branch at the beginning of each block and are chosen from at its end."""
+    """Rows in which `beams` beams branch at the beginning of each block and are chosen from at its end.
+
+    An only child has no rival: whatever the block, nothing is scored before the last step.
+    """
+    if children == 1:
+        block = steps
     rows: list[tree.Row] = []
     first = steps % block or block
     for length in [first] + [block] * ((steps - first) // block):

@@ -99,6 +99,12 @@ def test_one_child_and_no_search_is_sampling():
     assert 0.5 * np.abs(histogram(result.rewards) - exact).sum() < 0.04
 
 
+@pytest.mark.parametrize('block', [1, 3, 8])
+def test_an_only_child_is_scored_at_the_end_alone(block):
+    plan = svdd.plan(PROCESS, GUESSED, children=1, designs=5, block=block)
+    assert (plan.calls, plan.rewards) == (5 * PROCESS.steps, 5)
+
+
 def test_best_of_n_is_the_best_of_n():
     """The mean of the best of four draws of the prior, by its distribution function."""
     result = run(svdd.best_of_n(PROCESS, GUESSED, n=4), groups=5000)
