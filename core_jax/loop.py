@@ -121,14 +121,17 @@ def train(
     resume_command: str = '',
     signals: Signals,
     profile: pathlib.Path | None = None,
+    begin: Callable[[Any], Any] | None = None,
 ) -> Progress:
     """Trains to `schedule.steps`, with `resume` from the newest good checkpoint where there is one.
 
     profile: where to write a trace of some updates after the first log point.
+    begin(states) -> states: what fresh learner states, stacked by member, become before the first update, such as ones
+    with parameters that were trained before.
 
     Raises Preempted after a signal (saved), NonFinite when no member is left (metrics on disk, nothing saved since).
     """
-    progress = _restore(driver, run, checkpoints, schedule, resume)
+    progress = _restore(driver, run, checkpoints, schedule, resume, begin)
     started = time.monotonic() - progress.wall_seconds
     pace = _Pace(driver)
 
@@ -255,7 +258,9 @@ class _Pace:
         return rate
 
 
-def _restore(driver: DeviceDriver, run: Any, checkpoints: Any, schedule: Schedule, resume: bool) -> Progress:
+def _restore(
+    driver: DeviceDriver, run: Any, checkpoints: Any, schedule: Schedule, resume: bool, begin: Callable | None
+) -> Progress:
     """1. the newest good checkpoint of this run; 2. a fresh start. Refuses to end before where the run stands."""
     found = checkpoints.restore(driver.target()) if resume else None
     if found is None:
@@ -263,6 +268,8 @@ def _restore(driver: DeviceDriver, run: Any, checkpoints: Any, schedule: Schedul
             run.say('no checkpoint yet: starting from the beginning')
             run.cut(0)
         driver.initialize()
+        if begin:
+            driver.start(driver.carry.replace(state=begin(driver.carry.state)))
         return Progress()
     step, carry, host = found
     if step > schedule.steps:
