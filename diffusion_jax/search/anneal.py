@@ -130,6 +130,8 @@ def search(
         return population, trace(population)
 
     first = jax.tree.map(lambda leaf: leaf[None], trace(population))
+    if not len(plan.levels):
+        return result(population, first)
     population, traced = jax.lax.scan(one, population, jnp.arange(len(plan.levels)))
     return result(population, jax.tree.map(lambda start, rest: jnp.concatenate([start, rest]), first, traced))
 

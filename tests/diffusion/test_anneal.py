@@ -15,7 +15,7 @@ from diffusion_jax import api
 from diffusion_jax.domains import lab
 from diffusion_jax.models import table
 from diffusion_jax.rewards import Scorer
-from diffusion_jax.search import anneal, hosted, refine, svdd
+from diffusion_jax.search import anneal, hosted, refine, svdd, tree
 from diffusion_jax.search.run import group_keys, on_device
 from diffusion_jax.value import Value
 
@@ -106,6 +106,14 @@ def test_a_plan_costs_what_it_says(key):
     assert (run.calls == plan.calls).all() and (run.reward_calls == plan.rewards).all()
     assert plan.calls == 8 * (LENGTH + 11) and plan.rewards == 8 * 12
     np.testing.assert_array_equal(np.diff(run.trace['calls'], axis=0), 8)
+
+
+def test_a_budget_of_one_pass_makes_no_moves(key):
+    plan = made(iterations=1)
+    result = found(plan, key)
+    whole = on_device(tree.search, None, *SMALL, plan.whole, groups=8, key=key)
+    np.testing.assert_array_equal(result.designs, whole.designs)
+    assert set(result.calls) == {plan.calls} and result.trace['beta'].shape == (1, 8)
 
 
 def test_levels_go_from_far_to_near():

@@ -19,7 +19,8 @@ KEY = jax.random.key(2)
 
 @pytest.fixture(scope='module')
 def params():
-    return jax.tree.map(lambda leaf: leaf + jax.random.normal(KEY, leaf.shape), model.init(CONFIG, KEY))
+    fresh = jax.jit(lambda key: model.init(CONFIG, key))(KEY)
+    return jax.tree.map(lambda leaf: leaf + jax.random.normal(KEY, leaf.shape), fresh)
 
 
 @pytest.fixture
@@ -148,6 +149,7 @@ def adapter(params):
     return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), fresh)
 
 
+@jax.jit
 def logits(params, adapter=None):
     net = model.Decoder(CONFIG)
     tokens = jnp.arange(12)[None] * 7

@@ -29,18 +29,23 @@ def rows(tokens, first=1):
     return {'tokens': tokens, 'positions': places, 'segments': jnp.ones_like(tokens), 'mask': mask}
 
 
+@jax.jit
+def score(params, rows):
+    return learner.scores(ARCH, params, rows, settings())[0]
+
+
 def pairs(key, count=6, width=7):
     """Pairs and the reference's scores, those of random parameters."""
     chosen, rejected = (rows(jax.random.randint(k, (count, width), 0, 16), 3) for k in jax.random.split(key))
-    reference = model.init(ARCH, KEY)
+    reference = jax.jit(lambda key: model.init(ARCH, key))(KEY)
     found = {'chosen': chosen, 'rejected': rejected}
     for name in ('chosen', 'rejected'):
-        found[f'reference_{name}'] = learner.scores(ARCH, reference, found[name], settings())[0]
+        found[f'reference_{name}'] = score(reference, found[name])
     return reference, found
 
 
 def trained(made, batch, steps, state=None):
-    state = made.init(KEY, batch) if state is None else state
+    state = jax.jit(made.init)(KEY, batch) if state is None else state
     update = jax.jit(lambda state: made.update(state, batch, made.hparams))
     for _ in range(steps):
         state, metrics = update(state)
@@ -61,7 +66,7 @@ def test_likelihood_learns_frequencies():
 def test_preferences_begin_at_log_two_and_widen():
     reference, batch = pairs(KEY)
     made = learner.make(ARCH, settings(objective='dpo', learning_rate=3e-3, beta=0.5, updates=60, warmup=0.0))
-    state = made.init(KEY, batch)
+    state = jax.jit(made.init)(KEY, batch)
     state = state.replace(net=state.net.replace(params=reference))
     state, first = trained(made, batch, 1, state)
     assert float(first['loss']) == pytest.approx(np.log(2), abs=1e-6) and float(first['accuracy']) == 0.5
@@ -89,9 +94,9 @@ def test_an_adapter_learns_and_its_base_does_not():
     assert float(metrics['accuracy']) == 1.0
     assert jax.tree.structure(state.net.params) == jax.tree.structure(lora.init(reference, KEY, rank=4))
     merged = lora.merge(ARCH, reference, state.net.params)
-    chosen = learner.scores(ARCH, merged, batch['chosen'], settings())[0]
+    chosen = score(merged, batch['chosen'])
     assert (chosen > batch['reference_chosen'] - 5).all()
-    untouched = learner.scores(ARCH, reference, batch['chosen'], settings())[0]
+    untouched = score(reference, batch['chosen'])
     np.testing.assert_allclose(untouched, batch['reference_chosen'], atol=1e-5)
 
 
@@ -99,7 +104,7 @@ def test_masters_keep_updates_that_bfloat16_would_lose():
     arch = dataclasses.replace(ARCH, dtype='bfloat16')
     made = learner.make(arch, settings(learning_rate=2e-7, updates=100, warmup=0.0, end=1.0))
     batch = rows(jax.random.randint(KEY, (4, 7), 0, 16))
-    before = made.init(KEY, batch)
+    before = jax.jit(made.init)(KEY, batch)
     after, _ = trained(made, batch, 3, before)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.net.params, before.net.params)
     assert all(0 < value < 1e-6 for value in jax.tree.leaves(moved))

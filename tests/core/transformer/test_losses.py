@@ -16,7 +16,14 @@ KEY = jax.random.key(1)
 
 @pytest.fixture(scope='module')
 def params():
-    return jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, model.init(CONFIG, KEY))
+    return jax.jit(lambda key: jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, model.init(CONFIG, key)))(
+        KEY
+    )
+
+
+@jax.jit
+def logps(params, *rows):
+    return losses.token_logps(CONFIG, params, *rows)
 
 
 def rows(*lengths, width=None):
@@ -29,9 +36,10 @@ def rows(*lengths, width=None):
 
 def test_log_probabilities_of_tokens(params):
     tokens, places, segments = rows(9, 6)
-    found = losses.token_logps(CONFIG, params, tokens, places, segments)
+    whole = jax.jit(lambda params, tokens: model.logits(CONFIG, params, tokens))
+    found = logps(params, tokens, places, segments)
     for row, length in enumerate((9, 6)):
-        logits = np.asarray(model.logits(CONFIG, params, tokens[row : row + 1, :length])[0], np.float64)
+        logits = np.asarray(whole(params, tokens[row : row + 1])[0, :length], np.float64)
         wanted = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         label = np.asarray(tokens[row, 1:length])
         np.testing.assert_allclose(found[row, 1:length], wanted[np.arange(length - 1), label], atol=2e-5)
@@ -41,12 +49,12 @@ def test_log_probabilities_of_tokens(params):
 def test_neither_padding_nor_packing_changes_a_score(params):
     """On the left, on the right, and two sequences in one row."""
     tokens, places, segments = rows(7, 5)
-    alone = losses.token_logps(CONFIG, params, tokens, places, segments)
+    alone = logps(params, tokens, places, segments)
     wide = [jnp.pad(part, ((0, 0), (3, 6))) for part in (tokens, places, segments)]
-    np.testing.assert_allclose(losses.token_logps(CONFIG, params, *wide)[:, 3:10], alone, atol=2e-5)
+    np.testing.assert_allclose(logps(params, *wide)[:, 3:10], alone, atol=2e-5)
     packed = [jnp.concatenate([part[0, :7], part[1, :5]])[None] for part in (tokens, places, segments)]
     packed[2] = packed[2].at[0, 7:].set(2)
-    both = losses.token_logps(CONFIG, params, *packed)[0]
+    both = logps(params, *packed)[0]
     np.testing.assert_allclose(both[:7], alone[0, :7], atol=2e-5)
     np.testing.assert_allclose(both[7:], alone[1, :5], atol=2e-5)
 
@@ -60,7 +68,7 @@ def test_logits_in_chunks_and_queries_in_blocks(params, monkeypatch):
         found = losses.token_logps(config, params, tokens, places, segments)
         return losses.likelihood_loss(found, segments)
 
-    whole, gradient = jax.value_and_grad(lambda p: loss(CONFIG, p))(params)
+    whole, gradient = jax.jit(jax.value_and_grad(lambda p: loss(CONFIG, p)))(params)
     monkeypatch.setattr(losses, 'CHUNK', 4)
     for remat in ('none', 'dots', 'full'):
         config = dataclasses.replace(CONFIG, query_block=4, remat=remat)
@@ -133,6 +141,6 @@ def test_identical_answers_have_no_gradient(params):
         score = losses.token_logps(CONFIG, params, tokens, places, segments).sum(1)
         return losses.preference_loss(score, score, jnp.zeros(1), jnp.zeros(1), beta=0.1)[0].mean()
 
-    value, gradient = jax.value_and_grad(loss)(params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     assert float(value) == pytest.approx(np.log(2))
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradient))

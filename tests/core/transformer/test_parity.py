@@ -1,5 +1,6 @@
 """The decoder in numbers that are not ours: logits of Hugging Face's transformers, written down by golden/make.py."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -24,31 +25,30 @@ def written(name, directory):
     return arrays
 
 
+def logits(config, params, arrays):
+    return jax.jit(lambda p, t, at: model.logits(config, p, t, at))(params, arrays['tokens'], arrays['positions'])
+
+
 @pytest.mark.parametrize('name', ['llama', 'llama3', 'qwen2', 'qwen3'])
 def test_logits_are_those_of_the_reference(name, tmp_path):
     """At positions up to 3,937: a wrong rotation is right for the first few."""
     arrays = written(name, tmp_path)
     config, params = checkpoint.load(tmp_path)
-    logits = jax.jit(lambda p, t, at: model.logits(config, p, t, at))(params, arrays['tokens'], arrays['positions'])
     assert np.std(arrays['logits']) > 0.5
-    np.testing.assert_allclose(logits, arrays['logits'], atol=2e-5)
+    np.testing.assert_allclose(logits(config, params, arrays), arrays['logits'], atol=2e-5)
 
 
 def test_each_part_of_an_architecture_matters(tmp_path):
     """What the comparison above would not forgive."""
-    import dataclasses
-
     for name, change in (
         ('llama', {'rope_theta': 1e4}),
         ('llama3', {'rope_scaling': None}),
-        ('llama', {'rms_eps': 1e-2}),
-        ('qwen3', {'rope_theta': 5e5}),
     ):
         directory = tmp_path / f'{name}-{next(iter(change))}'
         directory.mkdir()
         arrays = written(name, directory)
         config, params = checkpoint.load(directory)
-        wrong = model.logits(dataclasses.replace(config, **change), params, arrays['tokens'], arrays['positions'])
+        wrong = logits(dataclasses.replace(config, **change), params, arrays)
         assert np.abs(wrong - arrays['logits']).max() > 1e-3, (name, change)
 
 
