@@ -1,0 +1,19 @@
+"""One pool of jails for all tests of a process: starting one takes as long as a hundred gradings."""
+
+import pytest
+
+from colbench_jax.grader import Grader
+from colbench_jax.grader.pool import Limits, Pool
+
+
+@pytest.fixture(scope='session')
+def pool():
+    with Pool(2) as shared:
+        yield shared
+
+
+@pytest.fixture(scope='session')
+def graders(pool):
+    """{mode: Grader} over the shared pool, with limits that let a bomb go off quickly."""
+    limits = Limits(call_seconds=0.2, cpu_seconds=1, deadline=4.0)
+    return {mode: Grader(mode, pool=pool, limits=limits) for mode in ('strict', 'lenient', 'compat')}

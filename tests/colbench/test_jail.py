@@ -1,0 +1,131 @@
+"""Spoofs and bombs: each scores 0 with the list of what is allowed, and without it, and leaves no process behind."""
+
+import os
+import pathlib
+
+import pytest
+
+from colbench_jax.grader import Grade, _grade
+from colbench_jax.grader.compare import same
+from colbench_jax.grader.inside import screen
+from colbench_jax.grader.pool import Job, Limits
+
+# What every call of f gives in the reference; no answer below computes it.
+SECRET = 'def f(x):\n    return [x * 7919 % 1009, "pin"]'
+CALLS = tuple(f'f({x})' for x in range(3))
+LIMITS = Limits(call_seconds=0.2, cpu_seconds=1, memory=256 * 2**20, deadline=3.0)
+
+TEXT = (pathlib.Path(__file__).parent / 'spoofs.txt').read_text()
+SPOOFS = dict(part.split('\n', 1) for part in TEXT.split('=== ')[1:]) | {
+    'deep source': 'def f(x):\n    return ' + '(' * 5000 + '1' + ')' * 5000,
+    'deep sum': 'def f(x):\n    return ' + '+'.join(['1'] * 20000),
+}
+
+
+@pytest.fixture(scope='module')
+def wanted(pool):
+    return pool.run(Job((SECRET,), CALLS)).values[0]
+
+
+def grade_of(pool, wanted, source, screened) -> Grade:
+    outcome = pool.run(Job((source,), CALLS, screen=screened, limits=LIMITS))
+    values = outcome.values[0]
+    return _grade([v is not None and same(w, v) for w, v in zip(wanted, values, strict=True)], outcome.errors[0], 0)
+
+
+def lives_of(pool) -> list[int]:
+    """Processes of a jail's user or session, or whose parent a zygote is, apart from the zygotes."""
+    zygotes = {jail.process.pid for jail in pool._jails}
+    users = {jail.hello['uid'] for jail in pool._jails} - {None}
+    found = []
+    for folder in pathlib.Path('/proc').glob('[0-9]*'):
+        try:
+            user = folder.stat().st_uid
+            fields = (folder / 'stat').read_text().rsplit(') ', 1)[1].split()
+        except OSError:
+            continue
+        parent, session = int(fields[1]), int(fields[3])
+        if int(folder.name) not in zygotes and (user in users or session in zygotes or parent in zygotes):
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize('screened', (True, False), ids=('screened', 'walls'))
+@pytest.mark.parametrize('name', SPOOFS)
+def test_spoofs_score_nothing_and_leave_nothing(pool, wanted, name, screened):
+    zygotes = [jail.process.pid for jail in pool._jails]
+    grade = grade_of(pool, wanted, SPOOFS[name], screened)
+    assert grade.reward == 0 and not any(grade.passed)
+    assert [jail.process.pid for jail in pool._jails] == zygotes  # the jails outlive it
+    assert not lives_of(pool)
+    assert grade_of(pool, wanted, SECRET, True).success  # the next answer is graded as before
+
+
+def test_the_check_for_left_processes_sees_one(pool):
+    zygotes = {jail.process.pid for jail in pool._jails}
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        uid = pool.hello[0]['uid']
+        if uid is not None:
+            os.setresuid(uid, uid, uid)
+        os.read(os.pipe()[0], 1)
+        os._exit(0)
+    try:
+        for _ in range(1000):
+            if lives_of(pool):
+                break
+        assert lives_of(pool) == [pid] or os.geteuid() != 0
+        assert zygotes
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def test_the_walls_stand_where_we_are_root(pool):
+    if os.geteuid() == 0:
+        assert not pool.missing_walls
+        assert all(hello['uid'] != 0 for hello in pool.hello) and len({h['uid'] for h in pool.hello}) == pool.size
+
+
+@pytest.mark.parametrize(
+    'source,reason',
+    [
+        ('import os', 'import of os'),
+        ('from os import path', 'import of os'),
+        ('import collections.abc, socket', 'import of socket'),
+        ('from . import x', 'import of a relative name'),
+        ('from statistics import sys', 'import of sys'),
+        ('import datetime\ndatetime.sys.exit()', 'attribute sys'),
+        ('import collections\ncollections._sys', 'attribute _sys'),
+        ('().__class__', 'attribute __class__'),
+        ('f.gi_frame', 'attribute gi_frame'),
+        ('eval("1")', 'name eval'),
+        ('a = open', 'name open'),
+        ('__import__("os")', 'name __import__'),
+        ('getattr(x, "_" * 2)', 'getattr of a computed name'),
+        ('getattr(x, "__class__")', 'attribute __class__'),
+        ('class A:\n    def __eq__(self, o):\n        return True', None),
+        ('class A:\n    def __getattribute__(self, o):\n        return 1', 'definition of __getattribute__'),
+        ('async def f():\n    pass', 'async code'),
+        ('x = (', 'syntax error'),
+        ('x = "' + 'a' * 60_000 + '"', 'longer than'),
+        ('import math, re\nclass A:\n    def __init__(self):\n        self._x = 1', None),
+    ],
+)
+def test_what_is_allowed(source, reason):
+    found = screen.refusal(source)
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(
+    'name', ('kills all', 'fork and go on', 'reads files', 'network', 'endless loop', 'result flood')
+)
+def test_the_walls_stand_in_compat_too(pool, name):
+    source = SPOOFS[name].replace('import os', 'import  os')  # past the released blacklist
+    calls = ('f(1)',) * 3
+    limits = Limits(call_seconds=0.1, deadline=2.0)
+    outcome = pool.run(Job((SECRET, source), calls, screen=False, compat=True, limits=limits))
+    assert outcome.passed == [False] * 3 and not lives_of(pool)
+    outcome = pool.run(Job((SECRET, SECRET), calls, screen=False, compat=True, limits=limits))
+    assert outcome.passed == [True] * 3
