@@ -15,6 +15,8 @@ def same(wanted: list, found: list, *, lenient: bool = False) -> bool:
     lenient: a list may stand for a tuple. Strict is the default because `[1] == (1,)` is false in Python too, so that
     scores agree with the released grader's wherever that one is right.
     """
+    if wanted == found:
+        return True
     kind, other = _kind(wanted, lenient), _kind(found, lenient)
     if kind != other:
         return False

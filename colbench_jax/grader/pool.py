@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from core_jax.errors import UserError
@@ -53,6 +53,7 @@ class Outcome(NamedTuple):
     errors: list[list[str | None]]  # [program][call]
     passed: list[bool]  # [call], of a compat job
     end: str  # 'ended', 'out of time', 'said too much', 'killed by signal 9', ...
+    jail: int = 0  # which one ran it
 
 
 class Pool:
@@ -93,24 +94,26 @@ class Pool:
             pass
         return self._finish(jail)
 
-    def map(self, jobs: Iterable[Job], tick: Callable[[], None] = lambda: None) -> list[Outcome]:
-        """All jobs, side by side; the results in their order. tick: called after each."""
-        waiting, results, busy = iter(enumerate(jobs)), {}, {}
-        idle = list(range(self.size))
+    def map(
+        self, jobs: Sequence[Job], tick: Callable[[], None] = lambda: None, elsewhere: Sequence[int] | None = None
+    ) -> list[Outcome]:
+        """All jobs, side by side; the results in their order. tick: called after each.
+
+        elsewhere: for each job a jail that must not run it, so that another one, with another hash seed, does.
+        """
+        waiting, results, busy = list(range(len(jobs))), {}, {}
         while True:
-            while idle:
-                number, job = next(waiting, (-1, None))
-                if job is None:
-                    break
-                jail = idle.pop()
-                self._jails[jail].start(job)
-                busy[jail] = number
+            for jail in [jail for jail in range(self.size) if jail not in busy]:
+                number = next((k for k in waiting if elsewhere is None or elsewhere[k] != jail), None)
+                if number is not None:
+                    waiting.remove(number)
+                    self._jails[jail].start(jobs[number])
+                    busy[jail] = number
             if not busy:
                 return [results[number] for number in range(len(results))]
             select.select([self._jails[jail].descriptor for jail in busy], [], [], 1.0)
             for jail in [jail for jail in busy if self._jails[jail].poll(0)]:
                 results[busy.pop(jail)] = self._finish(jail)
-                idle.append(jail)
                 tick()
 
     def _finish(self, jail: int) -> Outcome:
@@ -119,7 +122,8 @@ class Pool:
         if one.reply is None:
             one.close()
             self._jails[jail] = _Jail(self._empty)
-        return read_outcome(one.job, one.reply or {'rows': '', 'end': 'the jail broke'})
+        outcome = read_outcome(one.job, one.reply or {'rows': '', 'end': 'the jail broke'})
+        return outcome._replace(jail=jail)
 
     def close(self) -> None:
         for jail in self._jails:
