@@ -18,6 +18,7 @@ from colbench_jax.grader.pool import Job, Limits, Pool, calls_of, program_of, we
 from core_jax.errors import UserError, unknown
 from core_jax.files import write_json_atomic
 
+DEFAULT_LIMITS = Limits()
 MODES = ('strict', 'lenient', 'compat')
 
 
@@ -42,7 +43,7 @@ class Grader:
         mode: str = 'strict',
         *,
         workers: int | None = None,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
         cache: str | os.PathLike | None = None,
         pool: Pool | None = None,
     ):

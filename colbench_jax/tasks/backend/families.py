@@ -1,7 +1,7 @@
-"""The program families of ColBench's backend tasks. Each is a page of its own: request, program, slots, inputs.
+"""The program families of ColBench's backend tasks, each a page of its own: request, program, slots, inputs.
 
-Names, texts and programs are our own. The first value of a slot is the most common one, which an agent that does not ask
-would guess.
+Names, texts and programs are our own. The first value of a slot is the most common one, which an agent that does not
+ask would guess.
 """
 
 from __future__ import annotations
@@ -147,12 +147,18 @@ FILTER_TOTAL = Family(
     'filter_total',
     'total_of_large_{things}',
     'Write a function {fn}({things}) that adds up the {amount} of the large {things}. ' + RECORDS,
-    f"""
+    """
 def N_fn(N_things):
     total = 0
     found = False
     for row in N_things:
-        {_AMOUNT.strip()}
+        value = row['N_amount']
+        if value is None:
+            if S_missing == 'skip':
+                continue
+            if S_missing == 'refuse':
+                return 'incomplete'
+            value = 50
         if value >= S_limit if S_edge == 'inclusive' else value > S_limit:
             total += min(value, S_cap) if S_cap is not None else value
             found = True
@@ -163,7 +169,16 @@ def N_fn(N_things):
     (
         limit_of(10, 15, 20, 25, 40),
         edge('limit'),
-        MISSING,
+        Slot(
+            'missing',
+            ('skip', 'fifty', 'refuse'),
+            MISSING.ask,
+            {
+                'skip': 'Leave out any {thing} whose {amount} is missing.',
+                'fifty': 'Take fifty in place of a missing {amount}.',
+                'refuse': "If any {amount} is missing, return just 'incomplete'.",
+            },
+        ),
         digits(),
         EMPTY,
         Slot(
@@ -290,7 +305,9 @@ def N_fn(quality, speed, care):
         digits(2, 0, 1, 3),
         EMPTY,
     ),
-    lambda rng, nouns, values: tuple(rng.choice((None, *range(2, 11), 10)) for _ in range(3)),
+    lambda rng, nouns, values: (
+        (None,) * 3 if rng.random() < 0.1 else tuple(rng.choice((None, *range(2, 11), 10)) for _ in range(3))
+    ),
 )
 
 ID_FORMAT = Family(
@@ -301,9 +318,10 @@ ID_FORMAT = Family(
 def N_fn(text):
     words = []
     for word in text.strip().split():
-        word = ''.join(letter for letter in word if letter.isalpha() or (S_numbers == 'keep' and letter.isdigit()))
+        word = ''.join(a for a in word if a.isalpha() or (S_numbers == 'keep' and a.isdigit()))
         if word:
-            words.append(word.lower() if S_case == 'lower' else word.upper() if S_case == 'upper' else word.capitalize())
+            word = word.lower() if S_case == 'lower' else word.upper() if S_case == 'upper' else word.capitalize()
+            words.append(word)
     if not words:
         return S_nothing
     return S_separator.join(words)[:S_longest]
@@ -356,7 +374,8 @@ def N_fn(text):
 DATE_BUCKETS = Family(
     'date_buckets',
     '{things}_by_period',
-    "Write a function {fn}(dates) that counts {things} by period. Dates are texts like '2024-03-09'; some are malformed.",
+    "Write a function {fn}(dates) that counts {things} by period. Dates are texts like '2024-03-09'; "
+    'some are malformed.',
     """
 def N_fn(dates):
     counts = {}
@@ -569,7 +588,17 @@ def N_fn(readings):
     ),
     lambda rng, nouns, values: (
         [
-            rng.choice((None, values['limit'], values['limit'] + 1, values['limit'] + 3, rng.randint(1, 60)))
+            rng.choice(
+                (
+                    None,
+                    None,
+                    values['limit'],
+                    values['limit'] + 1,
+                    values['limit'] + 2,
+                    values['limit'] + 3,
+                    rng.randint(1, 60),
+                )
+            )
             for _ in range(rng.randint(1, 7))
         ],
     ),
@@ -1073,7 +1102,10 @@ def N_fn(events):
         ),
     ),
     lambda rng, nouns, values: (
-        [rng.choice(('good', 'bad', 'bad', 'bad', 'reset', 'wait')) for _ in range(rng.randint(1, 8))],
+        [
+            rng.choice(('good', 'bad', 'bad', 'bad', 'wait', 'good', 'reset'))
+            for _ in range(rng.choice((0, *range(2, 8))))
+        ],
     ),
 )
 
@@ -1468,7 +1500,7 @@ def N_fn(text):
         ),
         Slot(
             'least',
-            (1, 3, 4),
+            (1, 2, 3),
             ('How short may a word be?', 'What is the minimum length?'),
             'Count words of {v} or more letters.',
         ),
@@ -1495,8 +1527,8 @@ def N_fn(text):
     ),
     lambda rng, nouns, values: (
         ' '.join(
-            rng.choice(('the', 'The', 'and', 'and', 'to', 'Box', 'box', 'red', 'zoo', 'water.', 'oak', 'at'))
-            for _ in range(rng.randint(5, 14))
+            rng.choice(('the', 'The', 'and', 'a', 'to', 'Box', 'box', 'zoo', 'water.', 'oak', 'Oak', 'ax'))
+            for _ in range(rng.randint(3, 10))
         ),
     ),
 )

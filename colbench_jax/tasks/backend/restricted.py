@@ -1,4 +1,4 @@
-"""Small families, whose whole dialogue fits in about 300 bytes: a grammar that a model of a few million parameters learns.
+"""Small families, whose whole dialogue fits in about 300 bytes: for models of a few million parameters.
 
 The request names the topics that are open. Each open one must be asked for, one a turn; a question for any other topic
 is answered too, but wasted, and with a limit on turns a wasted question costs an answer.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from colbench_jax.tasks.backend.family import Family, Slot
 
-DOMAINS = {
-    f'{function}{argument}': {'call': function, 'arg': argument} for function in 'fgh' for argument in 'avq'
-}
+DOMAINS = {f'{function}{argument}': {'call': function, 'arg': argument} for function in 'fgh' for argument in 'avq'}
 
 
 def _slot(name: str, values: tuple, tell: str | dict) -> Slot:
