@@ -1,13 +1,14 @@
 """Persons who know what is wanted, behind one protocol (episode.HumanSimulator).
 
-`ScriptedHuman` matches a question with what it knows and says its sentences: deterministic, and it holds no code that it
-could leak. `OpenAICompatible` asks a model behind any server of the chat-completions interface, which sees the reference
-and is watched for leaks.
+`ScriptedHuman` matches a question with what it knows and says its sentences: deterministic, and it holds no code that
+it could leak. `OpenAICompatible` asks a model behind any server of the chat-completions interface, which sees the
+reference and is watched for leaks.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import math
@@ -15,6 +16,7 @@ import os
 import random
 import re
 import socket
+import threading
 import time
 import urllib.parse
 from collections import Counter
@@ -32,8 +34,8 @@ SHORT = {NO_WISH: 'any.', UNSURE: 'what?', FORGOTTEN: 'cannot remember.'}  # in 
 NO_RESPONSE = 'No response.'  # of the released simulators, where their model fails
 
 _STOP = frozenset(
-    'a an the is are be do does did i you we it of to in on for and or with what which how should there that this if any '
-    'me my your as at by can could would will please tell want need have has use'.split()
+    'a an the is are be do does did i you we it of to in on for and or with what which how should there that this if '
+    'any me my your as at by can could would will please tell want need have has use'.split()
 )
 
 
@@ -104,10 +106,13 @@ LEAK_LENGTH = 6  # tokens in a row that are the reference's
 LEAK_REPLY = 'I cannot show code; ask me what it should do.'
 LARGEST_REPLY = 4 * 2**20  # bytes of a server's answer
 
-_ROLE = """You play a person who ordered a piece of software and talks with the programmer. You know what the finished \
-program does, since you hold its source, but you are no programmer yourself. Answer the programmer's last message \
-truthfully from that source, in at most two short sentences and in everyday words. If the source does not decide what is \
-asked, say that you do not know. Never quote, show or describe the source itself, and offer nothing that was not asked."""
+_ROLE = (
+    'You play a person who ordered a piece of software and talks with the programmer. You know what the finished '
+    'program does, since you hold its source, but you are no programmer yourself. Answer the last message of the '
+    'programmer truthfully from that source, in at most two short sentences and in everyday words. If the source does '
+    'not decide what is asked, say that you do not know. Never quote, show or describe the source itself, and offer nothing that '
+    'was not asked.'
+)
 
 
 class OpenAICompatible:
@@ -134,13 +139,14 @@ class OpenAICompatible:
         self.model, self.timeout, self.retries, self.backoff = model, timeout, retries, backoff
         self._key = os.environ.get(key_variable, '')
         self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()  # one simulator may serve many episodes at once
 
     def reply(self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> str:
         """Raises UserError where the server refuses us for good (wrong key, no such model or address)."""
-        self.counts['replies'] += 1
+        self._count('replies')
         for attempt in range(self.retries + 1):
             if attempt:
-                self.counts['retries'] += 1
+                self._count('retries')
                 time.sleep(self.backoff * 2 ** (attempt - 1))
             try:
                 text = self._ask(self.messages(task, dialogue, artefact))
@@ -148,12 +154,16 @@ class OpenAICompatible:
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
                 continue
         else:
-            self.counts['errors'] += 1
+            self._count('errors')
             return NO_RESPONSE
         if leaks(text, task['ground_truth']):
-            self.counts['leaks'] += 1
+            self._count('leaks')
             return LEAK_REPLY
         return text[:LONGEST_REPLY]
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self.counts[name] += 1
 
     def report(self) -> dict[str, float]:
         """Counts, with the rates of errors and leaks among replies."""
@@ -186,18 +196,18 @@ class OpenAICompatible:
                 headers['Authorization'] = f'Bearer {self._key}'
             path = self._url.path + (f'?{self._url.query}' if self._url.query else '')
             connection.request('POST', path, body.encode(), headers)
-            response = connection.getresponse()
-            content = bytearray()
-            while block := response.read1(65536):
-                content += block
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError('the answer came too slowly')
-                if len(content) > LARGEST_REPLY:
-                    raise ValueError('the answer is too large')
-                if connection.sock is not None:
-                    connection.sock.settimeout(left)
-            if response.status in (400, 401, 403, 404):
+            sock = connection.sock  # the response takes it over
+            with contextlib.closing(connection.getresponse()) as response:
+                content = bytearray()
+                while block := response.read1(65536):
+                    content += block
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError('the answer came too slowly')
+                    if len(content) > LARGEST_REPLY:
+                        raise ValueError('the answer is too large')
+                    sock.settimeout(left)
+            if response.status in (401, 403, 404):
                 said = ' '.join(bytes(content[:200]).decode('utf-8', 'replace').split())
                 raise UserError(f'{self._url.geturl()} refuses with status {response.status}: {said}')
             if response.status != 200:
@@ -214,7 +224,7 @@ class OpenAICompatible:
 
 def leaks(text: str, source: str, length: int = LEAK_LENGTH) -> bool:
     """Whether `length` tokens in a row of `text` stand in `source` too, or it has a fence in it."""
-    split = re.compile(r'\w+|[^\w\s]').findall
+    split = re.compile(r""""[^"\n]*"|'[^'\n]*'|\w+|[^\w\s]""").findall  # a quoted value is one token
     words, code = split(text), split(source)
     grams = {tuple(code[k : k + length]) for k in range(len(code) - length + 1)}
     return '```' in text or any(tuple(words[k : k + length]) in grams for k in range(len(words) - length + 1))

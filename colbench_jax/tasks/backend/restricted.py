@@ -27,11 +27,11 @@ FOLD = Family(
 def N_fn(N_arg):
     if S_limit is not None:
         N_arg = [x for x in N_arg if (x > S_limit if S_side == 'above' else x < S_limit)]
-    r = (sum(N_arg) if S_how == 'sum' else len(N_arg) if S_how == 'count' else max(N_arg + [0]))
+    r = (sum(N_arg) if S_rule == 'sum' else len(N_arg) if S_rule == 'count' else max(N_arg + [0]))
     return (r * S_times if S_times != 1 else r) + S_plus if S_plus else r * S_times if S_times != 1 else r
 """,
     (
-        _slot('how', ('sum', 'count', 'max'), {'sum': 'add up.', 'count': 'count.', 'max': 'the largest.'}),
+        _slot('rule', ('sum', 'count', 'max'), {'sum': 'add up.', 'count': 'count.', 'max': 'the largest.'}),
         _slot('limit', (None, 2, 3, 4, 5), {None: 'no limit.', 2: 'at 2.', 3: 'at 3.', 4: 'at 4.', 5: 'at 5.'}),
         _slot('side', ('above', 'below'), {'above': 'keep above.', 'below': 'keep below.'}),
         _slot('times', (1, 2, 3, 4), 'times {v}.'),
