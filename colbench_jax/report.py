@@ -13,7 +13,7 @@ Metrics = dict[str, dict[str, float]]
 
 
 def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
-    """{'success/GROUP': {'value', 'low', 'high', 'n'}, 'tests/GROUP': ..., 'turns/GROUP'} of graded rows.
+    """{'success/GROUP': {'value', 'low', 'high', 'n'}, 'tests/GROUP', 'turns/GROUP'} of graded ones.
 
     Groups are agents and, of generated tasks, `agent/family`. Success has Wilson's interval; tests passed and turns have
     1.96 standard errors of the mean.

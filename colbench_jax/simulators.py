@@ -109,9 +109,9 @@ LARGEST_REPLY = 4 * 2**20  # bytes of a server's answer
 _ROLE = (
     'You play a person who ordered a piece of software and talks with the programmer. You know what the finished '
     'program does, since you hold its source, but you are no programmer yourself. Answer the last message of the '
-    'programmer truthfully from that source, in at most two short sentences and in everyday words. If the source does '
-    'not decide what is asked, say that you do not know. Never quote, show or describe the source itself, and offer nothing that '
-    'was not asked.'
+    'programmer truthfully from that source, in at most two short sentences and in everyday words. If the source '
+    'does not decide what is asked, say that you do not know. Never quote, show or describe the source itself, and '
+    'offer nothing that was not asked.'
 )
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from colbench_jax.grader import Grader
 from colbench_jax.grader.pool import Limits, Pool
+from colbench_jax.tasks.backend.generate import GRAMMARS, SPLITS, generate
 
 
 @pytest.fixture(scope='session')
@@ -17,3 +18,13 @@ def graders(pool):
     """{mode: Grader} over the shared pool, with limits that let a bomb go off quickly."""
     limits = Limits(call_seconds=0.2, cpu_seconds=1, deadline=4.0)
     return {mode: Grader(mode, pool=pool, limits=limits) for mode in ('strict', 'lenient', 'compat')}
+
+
+@pytest.fixture(scope='session')
+def made(pool):
+    """{(grammar, split): tasks}"""
+    return {
+        (grammar, split): list(generate(pool, 20 if split == 'test' else 6, grammar=grammar, split=split))
+        for grammar in GRAMMARS
+        for split in SPLITS
+    }

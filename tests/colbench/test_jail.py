@@ -5,7 +5,6 @@ import pathlib
 
 import pytest
 
-from colbench_jax.grader import Grade, _grade
 from colbench_jax.grader.compare import same
 from colbench_jax.grader.inside import screen
 from colbench_jax.grader.pool import Job, Limits
@@ -27,10 +26,12 @@ def wanted(pool):
     return pool.run(Job((SECRET,), CALLS)).values[0]
 
 
-def grade_of(pool, wanted, source, screened) -> Grade:
-    outcome = pool.run(Job((source,), CALLS, screen=screened, limits=LIMITS))
-    values = outcome.values[0]
-    return _grade([v is not None and same(w, v) for w, v in zip(wanted, values, strict=True)], outcome.errors[0], 0)
+def jobs_of(source, screened=False):
+    return Job((source,), CALLS, screen=screened, limits=LIMITS)
+
+
+def passed(wanted, outcome) -> int:
+    return sum(v is not None and same(w, v) for w, v in zip(wanted, outcome.values[0], strict=True))
 
 
 def lives_of(pool) -> list[int]:
@@ -50,15 +51,21 @@ def lives_of(pool) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize('screened', (True, False), ids=('screened', 'walls'))
 @pytest.mark.parametrize('name', SPOOFS)
-def test_spoofs_score_nothing_and_leave_nothing(pool, wanted, name, screened):
+def test_within_the_walls_spoofs_score_nothing_and_leave_nothing(pool, wanted, name):
+    """Without the list of what is allowed, so that the walls stand alone."""
     zygotes = [jail.process.pid for jail in pool._jails]
-    grade = grade_of(pool, wanted, SPOOFS[name], screened)
-    assert grade.reward == 0 and not any(grade.passed)
+    assert passed(wanted, pool.run(jobs_of(SPOOFS[name]))) == 0
     assert [jail.process.pid for jail in pool._jails] == zygotes  # the jails outlive it
     assert not lives_of(pool)
-    assert grade_of(pool, wanted, SECRET, True).success  # the next answer is graded as before
+
+
+def test_with_the_list_spoofs_score_nothing_and_leave_nothing(pool, wanted):
+    outcomes = pool.map([jobs_of(source, screened=True) for source in SPOOFS.values()])
+    assert not [name for name, outcome in zip(SPOOFS, outcomes, strict=True) if passed(wanted, outcome)]
+    refused = sum('refused' in str(outcome.errors[0][0]) for outcome in outcomes)
+    assert refused > 25 and not lives_of(pool)
+    assert passed(wanted, pool.run(jobs_of(SECRET, screened=True))) == len(CALLS)  # who answers right is not harmed
 
 
 def test_the_check_for_left_processes_sees_one(pool):

@@ -8,13 +8,13 @@ from colbench_jax import agents, simulators
 from colbench_jax.episode import Episode, Utterance, answer_of, play, visible
 from colbench_jax.grader import Grader
 from colbench_jax.simulators import ScriptedHuman, meant
-from colbench_jax.tasks.backend.generate import GRAMMARS, generate
+from colbench_jax.tasks.backend.generate import GRAMMARS
 from core_jax.errors import UserError
 
 
 @pytest.fixture(scope='module')
-def tasks(pool):
-    return {grammar: list(generate(pool, 30, grammar=grammar, split='test')) for grammar in GRAMMARS}
+def tasks(made):
+    return {grammar: made[grammar, 'test'] for grammar in GRAMMARS}
 
 
 class Says:
@@ -160,7 +160,9 @@ def test_the_oracle_solves_what_the_greedy_agent_does_not(pool, tasks, grammar):
 
     def success(agent, human=human):
         played = [play(task, agent, human) for task in tasks[grammar]]
-        return sum(grade.success for grade in grader.grade_many([(one['task'], one['answer']) for one in played])) / 30
+        return sum(
+            grade.success for grade in grader.grade_many([(one['task'], one['answer']) for one in played])
+        ) / len(tasks[grammar])
 
     assert success(agents.Oracle()) == 1.0
     assert success(agents.Greedy()) == 0.0
@@ -172,7 +174,7 @@ def test_the_oracle_asks_again_where_the_person_forgot(pool, tasks):
     grader, human = Grader(pool=pool), ScriptedHuman(forgetful=0.3)
     played = [play(task, agents.Oracle(), human) for task in tasks['restricted']]
     grades = grader.grade_many([(one['task'], one['answer']) for one in played])
-    assert sum(grade.success for grade in grades) > 20
+    assert sum(grade.success for grade in grades) > 0.6 * len(grades)
 
 
 def test_the_oracle_reads_the_answers_and_not_the_spec(tasks):
@@ -196,7 +198,9 @@ def test_wasted_questions_cost_success_where_turns_are_few(pool, tasks):
     for waste in (0.0, 0.8):
         agent = agents.Careless(waste=waste, early=0.0, turns=5)
         played = [play(task, agent, human, turns=5) for task in tasks['restricted']]
-        rates.append(sum(g.success for g in grader.grade_many([(one['task'], one['answer']) for one in played])) / 30)
+        rates.append(
+            sum(g.success for g in grader.grade_many([(one['task'], one['answer']) for one in played])) / len(played)
+        )
     assert rates[0] == 1.0 and rates[1] < 0.8
 
 

@@ -69,16 +69,6 @@ def test_a_family_holds_together(pool, grammar, family):
     assert [[row[k] or ['n'] for row in whole] for k in range(4)] == [value[1] for value in open_]
 
 
-@pytest.fixture(scope='module')
-def made(pool):
-    """{(grammar, split): 12 tasks}"""
-    return {
-        (grammar, split): list(generate.generate(pool, 12, grammar=grammar, split=split))
-        for grammar in generate.GRAMMARS
-        for split in generate.SPLITS
-    }
-
-
 def test_there_are_enough_families():
     full = generate.GRAMMARS['full']
     assert len(full.families) >= 20 and set(full.unseen) < set(full.families)

@@ -22,7 +22,7 @@ from core_jax.errors import UserError, unknown
 
 SPLITS = ('train', 'test', 'unseen')
 CALLS, TRIED = 10, 28  # calls of a task, and those that they are chosen from
-BATCH = 32  # drafts that are proven side by side
+BATCH = 32  # most drafts that are proven side by side
 
 
 class Grammar(NamedTuple):
@@ -91,7 +91,7 @@ def generate(
     number = made = 0
     while made < count:
         drafts = []
-        while len(drafts) < BATCH:
+        while len(drafts) < min(BATCH, 2 * (count - made) + 2):
             draft = _draft(random.Random(f'{seed}/{grammar}/{split}/{number}'), grammar, rules, split)
             number += 1
             if draft is not None:
