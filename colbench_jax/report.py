@@ -13,10 +13,10 @@ Metrics = dict[str, dict[str, float]]
 
 
 def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
-    """{'success/GROUP': {'value', 'low', 'high', 'n'}, 'tests/GROUP', 'turns/GROUP'} of graded ones.
+    """{'success/GROUP': {'value', 'low', 'high', 'n'}, ...} of graded trajectories; likewise `tests` and `turns`.
 
-    Groups are agents and, of generated tasks, `agent/family`. Success has Wilson's interval; tests passed and turns have
-    1.96 standard errors of the mean.
+    Groups are agents and, of generated tasks, `agent/family`. Success has Wilson's interval; tests passed and turns
+    have 1.96 standard errors of the mean.
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:

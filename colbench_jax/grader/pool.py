@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Pool:
-    """Jails that are kept warm. `close` it, or use it as a context: its processes end with it."""
+    """Jails that are kept warm, for one thread. `close` it, or use it as a context: its processes end with it."""
 
     def __init__(self, workers: int | None = None):
         """workers: how many jobs run side by side (default: the CPUs, at most 16). Raises UserError."""
@@ -111,7 +111,7 @@ class Pool:
                     busy[jail] = number
             if not busy:
                 return [results[number] for number in range(len(results))]
-            select.select([self._jails[jail].descriptor for jail in busy], [], [], 1.0)
+            _ready([self._jails[jail].descriptor for jail in busy], 1.0)
             for jail in [jail for jail in busy if self._jails[jail].poll(0)]:
                 results[busy.pop(jail)] = self._finish(jail)
                 tick()
@@ -136,6 +136,14 @@ class Pool:
 
     def __exit__(self, *unused) -> None:
         self.close()
+
+
+def _ready(descriptors: Sequence[int], seconds: float) -> bool:
+    """Whether one of them can be read within `seconds`; select() would stop at descriptor 1023."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 class _Jail:
@@ -178,7 +186,7 @@ class _Jail:
 
     def poll(self, wait: float = 1.0) -> bool:
         """Whether the reply is there, or will never come (`reply` is None then)."""
-        if select.select([self.descriptor], [], [], wait)[0]:
+        if _ready([self.descriptor], wait):
             block = os.read(self.descriptor, 1 << 20)
             self._said += block
             length = int.from_bytes(self._said[:4], 'big') + 4 if len(self._said) >= 4 else 4

@@ -78,12 +78,13 @@ def other_user(uid: int, root: str) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def usable_uid(number: int) -> int:
-    """A uid that nobody on the machine has: `number` above 10^9, or nobody's where the container maps fewer."""
+def usable_uid(number: int, root: str) -> int | None:
+    """A uid for `other_user` that nobody on the machine has: `number` above 10^9, or nobody's where the container maps
+    fewer; None where we may not become another user."""
     for uid in (1_000_000_000 + number, NOBODY):
-        if succeeds(lambda uid=uid: os.setresuid(uid, uid, uid) is None):
+        if succeeds(lambda uid=uid: other_user(uid, root) is None):
             return uid
-    return NOBODY
+    return None
 
 
 def succeeds(step: Callable[[], bool]) -> bool:
@@ -93,6 +94,8 @@ def succeeds(step: Callable[[], bool]) -> bool:
         status = 1
         try:
             status = 0 if step() else 1
+        except OSError:
+            pass
         finally:
             os._exit(status)
     return os.waitpid(pid, 0)[1] == 0

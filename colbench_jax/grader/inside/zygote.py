@@ -240,16 +240,14 @@ def main() -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     os.close(nothing)
-    walls.die_with_parent()
     walls.reap_orphans()
     empty = sys.argv[1]
-    root = os.geteuid() == 0
-    uid = walls.usable_uid(os.getpid()) if root else None
+    uid = walls.usable_uid(os.getpid(), empty)
     built = {
         'no_new_privs': walls.no_new_rights(),
-        'network': root and walls.no_network(),
-        'other_user': root,
-        'empty_root': root,
+        'network': walls.no_network(),
+        'other_user': uid is not None,
+        'empty_root': uid is not None,
     }
     built['system_calls'] = walls.succeeds(walls.keeps_to_computing)
     gc.freeze()  # the collector of a child leaves the shared pages alone
