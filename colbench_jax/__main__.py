@@ -35,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         raise unknown('command', name, COMMANDS)
     parser = Parser(prog=f'python -m colbench_jax {name}', description=COMMANDS[name].__doc__)
-    return COMMANDS[name](parser, words)
+    try:
+        return COMMANDS[name](parser, words)
+    except KeyboardInterrupt:
+        raise UserError('interrupted; files are written at the end, so none was') from None
 
 
 # Commands

@@ -29,8 +29,8 @@ from core_jax.errors import UserError
 
 UNSURE = 'I do not know.'
 FORGOTTEN = 'I do not remember.'
-NO_WISH = 'No special wish there; do what is usual.'
-SHORT = {NO_WISH: 'any.', UNSURE: 'what?', FORGOTTEN: 'cannot remember.'}  # in the restricted grammar
+CLOSED = 'any.'  # in the restricted grammar, for a topic that is not open
+SHORT = {UNSURE: 'what?', FORGOTTEN: 'cannot remember.'}  # in the restricted grammar
 NO_RESPONSE = 'No response.'  # of the released simulators, where their model fails
 
 _STOP = frozenset(
@@ -52,16 +52,16 @@ class ScriptedHuman:
         if not task.get('spec'):
             raise UserError('a scripted person needs tasks with `spec`; for others name an endpoint')
         slots = task['spec']['slots']
-        say = (lambda text: SHORT[text]) if task['spec'].get('grammar') == 'restricted' else (lambda text: text)
+        short = task['spec'].get('grammar') == 'restricted'
         rng = random.Random(f'{self.seed}/{task["problem_description"]}/{len(dialogue)}')
         if self.forgetful and rng.random() < self.forgetful:
-            return say(FORGOTTEN)
-        sentences = [self._sentence(slot, say) for slot in meant(dialogue[-1]['content'], slots)[: self.most]]
-        return ' '.join(dict.fromkeys(sentences))[:LONGEST_REPLY] or say(UNSURE)
+            return SHORT[FORGOTTEN] if short else FORGOTTEN
+        sentences = [self._sentence(slot, short) for slot in meant(dialogue[-1]['content'], slots)[: self.most]]
+        return ' '.join(dict.fromkeys(sentences))[:LONGEST_REPLY] or (SHORT[UNSURE] if short else UNSURE)
 
-    def _sentence(self, slot: dict[str, Any], say) -> str:
-        if not slot['hidden']:
-            return say(NO_WISH)
+    def _sentence(self, slot: dict[str, Any], short: bool) -> str:
+        if short and not slot['hidden']:
+            return CLOSED
         value = tuple(slot['value']) if isinstance(slot['value'], list) else slot['value']
         spelled = value is not None and shown(value) in slot['answer']
         return f'{shown(value)}.' if self.terse and spelled else slot['answer']

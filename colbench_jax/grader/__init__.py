@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -114,7 +115,9 @@ def _grade(passed: Sequence[bool], errors: Sequence[str | None], unusable: int) 
 
 
 def _key(task: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([task['ground_truth'], calls_of(task)]).encode()).hexdigest()
+    """A hash of what a reference's values depend on, the version of Python among it."""
+    parts = [sys.version_info[:2], task['ground_truth'], calls_of(task)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _read_cache(path: pathlib.Path) -> dict[str, list]:

@@ -112,9 +112,11 @@ def test_a_person_answers_two_questions_and_no_third(tasks):
     assert said == ' '.join(slot['answer'] for slot in hidden[:2])
     assert ask(ScriptedHuman(one_slot_only=True), task, text) == hidden[0]['answer']
     assert ask(ScriptedHuman(), task, 'Nice weather, bananas?') == simulators.UNSURE
-    usual = next((slot for slot in task['spec']['slots'] if not slot['hidden']), None)
-    if usual:
-        assert ask(ScriptedHuman(), task, usual['questions'][0]) == simulators.NO_WISH
+    for task in (*tasks['full'], *tasks['restricted']):
+        for slot in task['spec']['slots']:
+            wasted = task['spec']['grammar'] == 'restricted' and not slot['hidden']
+            said = ask(ScriptedHuman(), task, slot['questions'][0])
+            assert said == (simulators.CLOSED if wasted else slot['answer'])
     with pytest.raises(UserError, match='spec'):
         ask(ScriptedHuman(), TASK, 'What?')
 

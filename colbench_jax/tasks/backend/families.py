@@ -31,7 +31,7 @@ DOMAINS: dict[str, dict[str, Any]] = {
     for row in _DOMAINS
 }
 
-RECORDS = "Each {thing} is a dict with '{name}', '{amount}' and '{group}'; an {amount} may be missing (None)."
+RECORDS = "Each {thing} is a dict with '{name}', '{amount}' and '{group}'; the {amount} may be missing (None)."
 
 # Slots that several families have
 
@@ -375,7 +375,7 @@ DATE_BUCKETS = Family(
     'date_buckets',
     '{things}_by_period',
     "Write a function {fn}(dates) that counts {things} by period. Dates are texts like '2024-03-09'; "
-    'some are malformed.',
+    'some are malformed. The result holds a list [period, count] for each.',
     """
 def N_fn(dates):
     counts = {}
@@ -448,7 +448,8 @@ def N_fn(dates):
 REORDER = Family(
     'reorder',
     'refill_{things}',
-    'Write a function {fn}(stock) that says what to buy. Stock is a dict from {name} to the number left.',
+    'Write a function {fn}(stock) that says what to buy. Stock is a dict from {name} to the number left; '
+    'the result holds a list [{name}, number to buy] for each.',
     """
 def N_fn(stock):
     wanted = []
@@ -534,7 +535,7 @@ def N_fn(N_things):
             'output',
             ('names', 'pairs'),
             ('Should the output have only names or also values?', 'What should the result contain?'),
-            {'names': 'Only the {name} of each.', 'pairs': 'Give pairs of {name} and {amount}.'},
+            {'names': 'Only the {name} of each.', 'pairs': 'Give a list [{name}, {amount}] for each.'},
         ),
         MISSING,
     ),
@@ -827,7 +828,7 @@ def N_fn(bookings):
             ('pairs', 'count', 'all'),
             ('Should I return the pairs or a count?', 'What form does the output have?'),
             {
-                'pairs': 'Return the pairs of positions.',
+                'pairs': 'Return the pairs of positions, each as a list.',
                 'count': 'Return how many pairs there are.',
                 'all': 'Return every position that is in a pair, sorted.',
             },
@@ -1097,7 +1098,7 @@ def N_fn(events):
             {
                 'state': 'Return the last state.',
                 'opened': 'Return how often it was opened.',
-                'both': 'Return the last state and the bad tries.',
+                'both': 'Return a list of the last state and the number of bad tries.',
             },
         ),
     ),
@@ -1304,7 +1305,8 @@ def N_fn(days):
 HISTOGRAM = Family(
     'histogram',
     '{amount}_histogram',
-    'Write a function {fn}(numbers) that counts the {amount} of {things} in bins of equal width.',
+    'Write a function {fn}(numbers) that counts the {amount} of {things} in bins of equal width; '
+    'the result holds a list [bin, count] for each.',
     """
 def N_fn(numbers):
     counts = {}
@@ -1411,7 +1413,8 @@ def N_fn(days_late, value):
 CHECKS = Family(
     'checks',
     'check_{thing}_code',
-    'Write a function {fn}(code) that checks the code of a {thing} against our rules.',
+    'Write a function {fn}(code) that checks the code of a {thing} against our rules. '
+    "The faults are 'short', 'digit', 'capital' and 'banned', in this order.",
     """
 def N_fn(code):
     faults = []
@@ -1440,19 +1443,19 @@ def N_fn(code):
             'digit',
             ('needed', 'free'),
             ('Must there be a digit?', 'Is a number required in it?'),
-            {'needed': "It needs a digit; the fault is 'digit'.", 'free': 'It needs no digit.'},
+            {'needed': 'It needs a digit.', 'free': 'It needs no digit.'},
         ),
         Slot(
             'capital',
             ('free', 'needed'),
             ('Must there be a capital letter?', 'Is upper case required?'),
-            {'needed': "It needs a capital letter; the fault is 'capital'.", 'free': 'It needs no capital letter.'},
+            {'needed': 'It needs a capital letter.', 'free': 'It needs no capital letter.'},
         ),
         Slot(
             'banned',
             (' ', '-', '_', '.'),
             ('Which character is forbidden?', 'Is some character banned?'),
-            "It must not have {v} in it; the fault is 'banned'.",
+            'It must not have {v} in it.',
         ),
         Slot(
             'output',
@@ -1460,7 +1463,7 @@ def N_fn(code):
             ('Should I return a flag, the faults or their number?', 'What does the check return?'),
             {
                 'flag': 'Return whether it is fine.',
-                'faults': "Return the list of faults, 'short' first.",
+                'faults': 'Return the list of faults.',
                 'count': 'Return the number of faults.',
             },
         ),
@@ -1522,7 +1525,7 @@ def N_fn(text):
             'output',
             ('words', 'pairs'),
             ('Only the words, or counts as well?', 'What does the result hold?'),
-            {'words': 'Only the words.', 'pairs': 'Pairs of word and count.'},
+            {'words': 'Only the words.', 'pairs': 'A list [word, count] for each.'},
         ),
     ),
     lambda rng, nouns, values: (

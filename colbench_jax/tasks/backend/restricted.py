@@ -1,7 +1,7 @@
 """Small families, whose whole dialogue fits in about 300 bytes: for models of a few million parameters.
 
-The request names the topics that are open. Each open one must be asked for, one a turn; a question for any other topic
-is answered too, but wasted, and with a limit on turns a wasted question costs an answer.
+The request names the topics that are open. Each open one must be asked for, one a turn; a question for a closed one
+gets `any.` for an answer, and with a limit on turns a wasted question costs an answer.
 """
 
 from __future__ import annotations
