@@ -12,6 +12,7 @@ MODULES = frozenset(
     'math re collections itertools functools datetime statistics string json heapq bisect decimal fractions '
     'typing'.split()
 )
+_IMPORTED = MODULES | {'collections.abc'}
 LONGEST = 50_000  # characters of an answer
 
 _NAMES = frozenset(
@@ -23,7 +24,7 @@ _ATTRIBUTES = frozenset(
     'func_globals mro sys os io abc codecs builtins importlib subprocess socket signal gc inspect ctypes types '
     'operator threading contextvars numbers warnings'.split()
 )
-_SPECIAL = frozenset(('__init__', '__name__', '__post_init__'))
+_SPECIAL = frozenset(('__init__', '__name__', '_asdict', '_replace', '_fields', '_make'))
 _DEFINED = frozenset(
     f'__{name}__'
     for name in 'init name repr str len iter next getitem contains eq hash lt le gt ge bool add sub mul call'.split()
@@ -40,19 +41,18 @@ def refusal(source: str) -> str | None:
         return f'syntax error: {error.msg} (line {error.lineno})'
     except (ValueError, RecursionError, MemoryError) as error:
         return f'cannot be parsed: {type(error).__name__}'
-    modules = {'collections.abc'} | set(MODULES)
     for node in ast.walk(tree):
-        reason = _of_node(node, modules)
+        reason = _of_node(node)
         if reason:
             return f'{reason} (line {getattr(node, "lineno", 0)})'
     return None
 
 
-def _of_node(node: ast.AST, modules: set[str]) -> str | None:
+def _of_node(node: ast.AST) -> str | None:
     if isinstance(node, ast.Import):
-        return next((f'import of {a.name}' for a in node.names if a.name not in modules), None)
+        return next((f'import of {a.name}' for a in node.names if a.name not in _IMPORTED), None)
     if isinstance(node, ast.ImportFrom):
-        if node.level or node.module not in modules:
+        if node.level or node.module not in _IMPORTED:
             return f'import of {node.module or "a relative name"}'
         names = [alias.name for alias in node.names]
         return next((f'import of {name}' for name in names if name.startswith('_') or name in _ATTRIBUTES), None)
