@@ -351,7 +351,7 @@ def _trajectories(pool, path: str | None, names: Sequence[str]) -> list[dict[str
     from colbench_jax.tasks.backend.generate import generate
 
     print('no file: tasks and trajectories are made now')
-    tasks = list(_progress(generate(pool, 20, split='test'), 20, 'tasks'))
+    tasks = list(_progress(generate(pool, 12, split='test'), 12, 'tasks'))
     return [
         episode.play(task, agents.make(name, turns=6), ScriptedHuman(), 6) | {'agent': name}
         for name in names

@@ -24,7 +24,7 @@ def graders(pool):
 def made(pool):
     """{(grammar, split): tasks}"""
     return {
-        (grammar, split): list(generate(pool, 20 if split == 'test' else 6, grammar=grammar, split=split))
+        (grammar, split): list(generate(pool, 16 if split == 'test' else 5, grammar=grammar, split=split))
         for grammar in GRAMMARS
         for split in SPLITS
     }

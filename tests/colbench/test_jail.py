@@ -15,8 +15,8 @@ from colbench_jax.grader.pool import Job, Limits
 
 # What every call of f gives in the reference; no answer below computes it.
 SECRET = 'def f(x):\n    return [x * 7919 % 1009, "pin"]'
-CALLS = tuple(f'f({x})' for x in range(3))
-LIMITS = Limits(call_seconds=0.2, cpu_seconds=1, memory=256 * 2**20, deadline=3.0)
+CALLS = tuple(f'f({x})' for x in (1, 5))
+LIMITS = Limits(call_seconds=0.1, cpu_seconds=1, memory=128 * 2**20, deadline=3.0)
 
 TEXT = (pathlib.Path(__file__).parent / 'spoofs.txt').read_text()
 SPOOFS = dict(part.split('\n', 1) for part in TEXT.split('=== ')[1:]) | {
