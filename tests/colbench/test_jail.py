@@ -108,19 +108,20 @@ def test_without_root_the_other_walls_stand():
 def test_a_parent_that_is_killed_leaves_no_jail():
     code = (
         'import time\nfrom colbench_jax.grader.pool import Job, Pool\npool = Pool(1)\n'
-        'print(pool._jails[0].process.pid, flush=True)\n'
+        'print(pool._jails[0].process.pid, pool._empty, flush=True)\n'
         'pool.run(Job(("def f():\\n    while True:\\n        pass",), ("f()",)))\ntime.sleep(60)'
     )
     root = pathlib.Path(__file__).parent.parent.parent
     parent = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, cwd=root)
-    zygote = int(parent.stdout.readline())
+    zygote, empty = parent.stdout.readline().decode().split()
+    zygote = int(zygote)
     parent.kill()
     parent.wait()
     parent.stdout.close()
     until = time.monotonic() + 20
     while alive(zygote) and time.monotonic() < until:
         time.sleep(0.02)
-    assert not alive(zygote)
+    assert not alive(zygote) and not pathlib.Path(empty).exists()
 
 
 def alive(pid: int) -> bool:

@@ -9,6 +9,7 @@ The child holds nothing worth stealing: no reference output, one pipe, no files,
 from __future__ import annotations
 
 import builtins
+import contextlib
 import gc
 import json
 import os
@@ -254,12 +255,14 @@ def main() -> None:
     built['system_calls'] = walls.succeeds(walls.keeps_to_computing)
     gc.freeze()  # the collector of a child leaves the shared pages alone
     _send(replies, {'walls': built, 'uid': uid, 'hash': hash('colbench')})
+    parent = os.getppid()
     while True:
         head = _read(requests, 4)
-        if head is None:
-            return
-        body = _read(requests, int.from_bytes(head, 'big'))
+        body = head and _read(requests, int.from_bytes(head, 'big'))
         if body is None:
+            if os.getppid() != parent:  # it was killed and could not tidy up
+                with contextlib.suppress(OSError):
+                    os.rmdir(empty)
             return
         _send(replies, supervise(json.loads(body), empty, uid))
 
