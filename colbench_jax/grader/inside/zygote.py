@@ -256,15 +256,13 @@ def main() -> None:
     gc.freeze()  # the collector of a child leaves the shared pages alone
     _send(replies, {'walls': built, 'uid': uid, 'hash': hash('colbench')})
     parent = os.getppid()
-    while True:
-        head = _read(requests, 4)
-        body = head and _read(requests, int.from_bytes(head, 'big'))
-        if body is None:
-            if os.getppid() != parent:  # it was killed and could not tidy up
-                with contextlib.suppress(OSError):
-                    os.rmdir(empty)
-            return
-        _send(replies, supervise(json.loads(body), empty, uid))
+    try:
+        while (head := _read(requests, 4)) and (body := _read(requests, int.from_bytes(head, 'big'))):
+            _send(replies, supervise(json.loads(body), empty, uid))
+    finally:
+        if os.getppid() != parent:  # it was killed and could not tidy up
+            with contextlib.suppress(OSError):
+                os.rmdir(empty)
 
 
 def _send(descriptor: int, message: dict) -> None:
