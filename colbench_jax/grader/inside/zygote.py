@@ -238,6 +238,7 @@ def _leftovers() -> bool:
 
 
 def main() -> None:
+    parent = os.getppid()  # before it knows of us and may be killed
     requests, replies = os.dup(0), os.dup(1)
     nothing = os.open('/dev/null', os.O_RDWR)
     os.dup2(nothing, 0)
@@ -255,7 +256,6 @@ def main() -> None:
     built['system_calls'] = walls.succeeds(walls.keeps_to_computing)
     gc.freeze()  # the collector of a child leaves the shared pages alone
     _send(replies, {'walls': built, 'uid': uid, 'hash': hash('colbench')})
-    parent = os.getppid()
     try:
         while (head := _read(requests, 4)) and (body := _read(requests, int.from_bytes(head, 'big'))):
             _send(replies, supervise(json.loads(body), empty, uid))
