@@ -8,6 +8,7 @@ container or a virtual machine.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -197,6 +198,8 @@ class _Jail:
         return time.monotonic() > self._last
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(bytes(4))  # dismissed
         self.process.stdin.close()
         try:
             self.process.wait(0.5)  # it ends by itself when its requests end

@@ -1,7 +1,7 @@
 """The process that answers run in children of: started as `python -I -S zygote.py`, warm, forked once for every job.
 
-It reads jobs from stdin and writes what came of them to stdout, each as 4 bytes of length and JSON. It never runs an
-answer itself. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool, "limits": {}}.
+It reads jobs from stdin and writes what came of them to stdout, each as 4 bytes of length and JSON, until a length of
+0 dismisses it. It never runs an answer itself. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool, "limits": {}}.
 What comes back: {"rows": text}, where the text is what the child wrote, which may be forged, and {"end": how it ended}.
 The child holds nothing worth stealing: no reference output, one pipe, no files, no rights, no network.
 """
@@ -238,7 +238,6 @@ def _leftovers() -> bool:
 
 
 def main() -> None:
-    parent = os.getppid()  # before it knows of us and may be killed
     requests, replies = os.dup(0), os.dup(1)
     nothing = os.open('/dev/null', os.O_RDWR)
     os.dup2(nothing, 0)
@@ -256,11 +255,15 @@ def main() -> None:
     built['system_calls'] = walls.succeeds(walls.keeps_to_computing)
     gc.freeze()  # the collector of a child leaves the shared pages alone
     _send(replies, {'walls': built, 'uid': uid, 'hash': hash('colbench')})
+    dismissed = False
     try:
-        while (head := _read(requests, 4)) and (body := _read(requests, int.from_bytes(head, 'big'))):
-            _send(replies, supervise(json.loads(body), empty, uid))
+        while not dismissed and (head := _read(requests, 4)):
+            length = int.from_bytes(head, 'big')
+            dismissed = length == 0
+            if length and (body := _read(requests, length)):
+                _send(replies, supervise(json.loads(body), empty, uid))
     finally:
-        if os.getppid() != parent:  # it was killed and could not tidy up
+        if not dismissed:  # the parent was killed and could not tidy up
             with contextlib.suppress(OSError):
                 os.rmdir(empty)
 
