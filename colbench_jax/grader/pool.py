@@ -122,6 +122,7 @@ class Pool:
         one = self._jails[jail]
         if one.reply is None:
             one.close()
+            os.makedirs(self._empty, 0o555, exist_ok=True)  # what breaks may have tidied up
             self._jails[jail] = _Jail(self._empty)
         outcome = read_outcome(one.job, one.reply or {'rows': '', 'end': 'the jail broke'})
         return outcome._replace(jail=jail)

@@ -1,7 +1,8 @@
 """The process that answers run in children of: started as `python -I -S zygote.py`, warm, forked once for every job.
 
 It reads jobs from stdin and writes what came of them to stdout, each as 4 bytes of length and JSON, until a length of
-0 dismisses it. It never runs an answer itself. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool, "limits": {}}.
+0 dismisses it. It never runs an answer itself. A job:
+{"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool, "limits": {}}.
 What comes back: {"rows": text}, where the text is what the child wrote, which may be forged, and {"end": how it ended}.
 The child holds nothing worth stealing: no reference output, one pipe, no files, no rights, no network.
 """
