@@ -61,4 +61,5 @@ def test_nothing_read_is_executed():
         for path in (ROOT / package).rglob('*.py')
         if pattern.search(path.read_text())
     ]
-    assert places == []
+    # Answers to programming tasks are run on purpose, by one process without rights.
+    assert places == ['colbench_jax/grader/inside/zygote.py']

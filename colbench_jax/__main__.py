@@ -1,0 +1,405 @@
+"""ColBench: tasks that must be talked about before they can be solved, who talks about them, and the grades.
+
+    python -m colbench_jax generate    tasks with hidden requirements, each proven before it is written
+    python -m colbench_jax play        you are the agent, or the person who knows what is wanted
+    python -m colbench_jax rollout     a scripted agent talks with a scripted person or a model behind an endpoint
+    python -m colbench_jax grade       rewards of trajectories, by the strict grader or as released (--mode=compat)
+    python -m colbench_jax report      success and tests passed, with intervals; without a file, of scripted agents
+
+Each has --help and works without flags. Files are JSON lines in the schema of the original ones, which load unchanged.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from core_jax.cli import Parser, quoted
+from core_jax.errors import UserError, exit_on_user_error, unknown
+from core_jax.files import cannot_write, write_atomic, write_json_atomic
+
+FOLDER = 'runs/colbench'
+PLAYED = f'{FOLDER}/played.jsonl'
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in ('-h', '--help'):
+        print(__doc__)
+        return 0
+    name = words.pop(0) if words and not words[0].startswith('-') else 'report'
+    if name not in COMMANDS:
+        raise unknown('command', name, COMMANDS)
+    parser = Parser(prog=f'python -m colbench_jax {name}', description=COMMANDS[name].__doc__)
+    try:
+        return COMMANDS[name](parser, words)
+    except KeyboardInterrupt:
+        raise UserError('interrupted; files are written at the end, so none was') from None
+
+
+# Commands
+
+
+def generate_command(parser: Parser, words: list[str]) -> int:
+    """Makes tasks and proves each: its calls tell every hidden value, and a guess passes at most three of ten."""
+    _add_task_flags(parser, 100)
+    parser.add_argument('--out', help=f'the file (default: {FOLDER}/GRAMMAR-SPLIT.jsonl)')
+    parser.add_argument('--overwrite', action='store_true', help='replace it')
+    flags = _parse(parser, words)
+    out = _free(flags.out or f'{FOLDER}/{flags.grammar}-{flags.split}.jsonl', flags.overwrite)
+    from colbench_jax.tasks.files import write_lines
+
+    rejected: Counter[str] = Counter()
+    with _pool(flags.workers) as pool:
+        tasks = _generated(pool, flags, flags.count, rejected)
+    write_lines(out, tasks)
+    drafts = sum(rejected.values())
+    print(f'{len(tasks)} tasks of {len({task["spec"]["structure"] for task in tasks})} structures in {out}')
+    print(f'{rejected.pop("accepted")} of {drafts} drafts passed the proofs; ' + _listed(rejected))
+    print(f'next: python -m colbench_jax rollout --tasks={out}')
+    return 0
+
+
+def play_command(parser: Parser, words: list[str]) -> int:
+    """You talk in the terminal. An answer begins with I WANT TO ANSWER: and ends with a line that holds a dot alone."""
+    _add_task_flags(parser, 10)
+    parser.add_argument('--tasks', help='a file of tasks (default: makes --count of them)')
+    parser.add_argument('--number', type=int, default=0, help='which task, from 0')
+    parser.add_argument('--as', dest='role', default='agent', help='who you are: agent (default) or human')
+    _add_play_flags(parser)
+    flags = _parse(parser, words)
+    if flags.role not in ('agent', 'human'):
+        raise unknown('role', flags.role, ('agent', 'human'))
+    from colbench_jax import agents, episode
+    from colbench_jax.grader import Grader
+
+    agent, human = agents.make(flags.agent, flags.seed, flags.turns), _human(flags)
+    with _pool(flags.workers) as pool:
+        tasks = _tasks(pool, flags)
+        if not 0 <= flags.number < len(tasks):
+            raise UserError(f'--number must be between 0 and {len(tasks) - 1}, got {flags.number}')
+        task = tasks[flags.number]
+        if flags.role == 'agent':
+            agent = Terminal()
+        else:
+            human = Terminal()
+            print(f'You want this, and the agent must not see it:\n\n{task["ground_truth"]}\n')
+            print(f'The agent was told: {task["problem_description"]}')
+        played = episode.play(task, agent, human, flags.turns)
+        grade = Grader(pool=pool).grade(task, played['answer'])
+    print(f'\nthe answer:\n{played["answer"]}\n')
+    print(f'{sum(grade.passed)} of {len(grade.passed)} calls are right' + (': solved' if grade.success else ''))
+    print(f'next: python -m colbench_jax play --as={"human" if flags.role == "agent" else "agent"}')
+    return 0
+
+
+def rollout_command(parser: Parser, words: list[str]) -> int:
+    """Plays tasks and grades the answers; a file of trajectories comes out."""
+    _add_task_flags(parser, 20)
+    parser.add_argument('--tasks', help='a file of tasks (default: makes --count of them)')
+    parser.add_argument('--repeat', type=int, default=1, help='episodes of each task; they follow each other in blocks')
+    parser.add_argument('--out', default=PLAYED, help=f'the file (default: {PLAYED})')
+    parser.add_argument('--overwrite', action='store_true', help='replace it')
+    _add_play_flags(parser)
+    flags = _parse(parser, words)
+    if flags.repeat < 1:
+        raise UserError(f'--repeat must be at least 1, got {flags.repeat}')
+    out = _free(flags.out, flags.overwrite)
+    from colbench_jax.tasks.files import write_lines
+
+    human = _human(flags)
+    with _pool(flags.workers) as pool:
+        tasks = _tasks(pool, flags)
+        played = _played(tasks, flags, human)
+        _grade(pool, played, 'strict')
+    write_lines(out, played)
+    print(f'{flags.agent}: {_summary(played)}')
+    if hasattr(human, 'report'):
+        told = human.report()
+        print(f'the endpoint: {told["replies"]} replies, {told["errors"]} failed, {told["leaks"]} leaks held back')
+    print(f'{len(played)} trajectories in {out}')
+    print(f'next: python -m colbench_jax report --trajectories={out}')
+    return 0
+
+
+def grade_command(parser: Parser, words: list[str]) -> int:
+    """Grades the answers of trajectories anew; without a file, those of a careless agent, made now."""
+    parser.add_argument('--trajectories', metavar='FILE', help=f'default: {PLAYED} if it is there')
+    parser.add_argument('--mode', default='strict', help='strict (default), lenient (a list for a tuple) or compat')
+    parser.add_argument('--out', help='the file with rewards (default: write nothing)')
+    parser.add_argument('--overwrite', action='store_true', help='replace it')
+    parser.add_argument('--workers', type=int, help='jails side by side (default: the CPUs)')
+    flags = _parse(parser, words)
+    from colbench_jax.grader import MODES
+
+    if flags.mode not in MODES:
+        raise unknown('grader mode', flags.mode, MODES)
+    out = _free(flags.out, flags.overwrite) if flags.out else None
+    from colbench_jax.tasks.files import write_lines
+
+    with _pool(flags.workers) as pool:
+        rows = _trajectories(pool, flags.trajectories, ('careless',))
+        began = time.monotonic()
+        _grade(pool, rows, flags.mode)
+        seconds = time.monotonic() - began
+    print(f'{flags.mode}: {_summary(rows)}; {len(rows) / seconds:.0f} gradings a second')
+    if out:
+        write_lines(out, rows)
+        print(f'rewards in {out}')
+    print('next: python -m colbench_jax report' + (f' --trajectories={out}' if out else ''))
+    return 0
+
+
+def report_command(parser: Parser, words: list[str]) -> int:
+    """Success and tests passed of trajectories, with 95 % intervals; without a file, of the scripted agents."""
+    parser.add_argument('--trajectories', metavar='FILE', help=f'default: {PLAYED} if it is there')
+    parser.add_argument('--out', metavar='DIR', help='the directory of summary.json and report.md (default: none)')
+    parser.add_argument('--workers', type=int, help='jails side by side (default: the CPUs)')
+    flags = _parse(parser, words)
+    from colbench_jax import report
+    from colbench_jax.agents import AGENTS
+
+    began = time.monotonic()
+    with _pool(flags.workers) as pool:
+        rows = _trajectories(pool, flags.trajectories, AGENTS)
+        if any('reward' not in row for row in rows):
+            _grade(pool, rows, 'strict')
+    metrics = report.metrics_of(rows)
+    text = report.table(metrics)
+    print(text)
+    if flags.out:
+        folder = pathlib.Path(flags.out)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            cannot_write(folder, error)
+        write_atomic(folder / 'report.md', (text + '\n').encode())
+        summary = {
+            'paper': 'sweet_rl',
+            'command': quoted([parser.prog, *words]),
+            'device': 'cpu',
+            'seed': 0,
+            'steps': len(rows),
+            'wall_seconds': time.monotonic() - began,
+            'metrics': metrics,
+        }
+        write_json_atomic(folder / 'summary.json', summary)
+        print(f'\nsummary.json and report.md in {folder}')
+    print('\nnext: python -m colbench_jax play')
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Parser, list[str]], int]] = {
+    'generate': generate_command,
+    'play': play_command,
+    'rollout': rollout_command,
+    'grade': grade_command,
+    'report': report_command,
+}
+
+
+class Terminal:
+    """A person at the terminal, as agent or as the one who knows."""
+
+    def act(self, dialogue):
+        from colbench_jax.episode import MARK, Utterance
+
+        print(f'\nperson: {dialogue[-1]["content"]}')
+        text = self._line()
+        if MARK in text:
+            lines = [text]
+            while (line := self._line('')) != '.':
+                lines.append(line)
+            text = '\n'.join(lines)
+        return Utterance(text)
+
+    def reply(self, task, dialogue, artefact=()):
+        print(f'\nagent: {dialogue[-1]["content"]}')
+        return self._line()
+
+    @staticmethod
+    def _line(prompt: str = 'you: ') -> str:
+        try:
+            return input(prompt)
+        except (EOFError, KeyboardInterrupt):
+            raise UserError('the talk ended before the answer') from None
+
+
+# What the commands share
+
+
+def _add_task_flags(parser: Parser, count: int) -> None:
+    parser.add_argument('--grammar', default='full', help='full (default) or restricted: short, for small models')
+    parser.add_argument(
+        '--split', default='train', help='train (default), test (other structures) or unseen (families)'
+    )
+    parser.add_argument('--count', type=int, default=count, help=f'tasks (default {count})')
+    parser.add_argument('--hidden', metavar='LEAST:MOST', help='hidden slots of a task (default: of the grammar)')
+    parser.add_argument('--leak', type=float, metavar='P', help='chance that one is told (default: of the grammar)')
+    parser.add_argument('--seed', type=int, default=0, help='of everything random (default 0)')
+    parser.add_argument('--workers', type=int, help='jails side by side (default: the CPUs)')
+
+
+def _add_play_flags(parser: Parser) -> None:
+    parser.add_argument('--agent', default='oracle', help='oracle (default), greedy or careless')
+    parser.add_argument('--human', default='scripted', help='scripted (default), terse, forgetful or http://HOST/v1')
+    parser.add_argument('--model', default='default', help='the name of the model behind an endpoint')
+    parser.add_argument('--turns', type=int, default=10, help='turns of the agent (default 10)')
+
+
+def _parse(parser: Parser, words: list[str]) -> Any:
+    flags, overrides = parser.parse(words)
+    if overrides:
+        raise unknown(
+            'flag', f'--config.{next(iter(overrides))}', [o for a in parser._actions for o in a.option_strings]
+        )
+    for name in ('count', 'turns', 'workers'):
+        value = getattr(flags, name, None)
+        if value is not None and value < 1:
+            raise UserError(f'--{name} must be at least 1, got {value}')
+    if getattr(flags, 'leak', None) is not None and not 0 <= flags.leak <= 1:
+        raise UserError(f'--leak must be between 0 and 1, got {flags.leak}')
+    if hasattr(flags, 'split'):
+        from colbench_jax.tasks.backend.generate import SPLITS, grammar_named
+
+        grammar_named(flags.grammar)
+        if flags.split not in SPLITS:
+            raise unknown('split', flags.split, SPLITS)
+    if hasattr(flags, 'agent'):
+        from colbench_jax.agents import make
+
+        make(flags.agent)
+        _human(flags)
+    return flags
+
+
+def _hidden(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    least, _, most = text.partition(':')
+    try:
+        found = int(least), int(most or least)
+    except ValueError:
+        raise UserError(f'cannot read --hidden={text}; write LEAST:MOST, such as 2:4') from None
+    if not 1 <= found[0] <= found[1]:
+        raise UserError(f'--hidden={text}: least must be at least 1 and not above most')
+    return found
+
+
+def _human(flags: Any):
+    from colbench_jax.simulators import OpenAICompatible, ScriptedHuman
+
+    if '://' in flags.human:
+        return OpenAICompatible(flags.human, flags.model)
+    kinds = {'scripted': {}, 'terse': {'terse': True}, 'forgetful': {'forgetful': 0.2}}
+    if flags.human not in kinds:
+        raise unknown('human', flags.human, [*kinds, 'http://localhost:8000/v1'])
+    return ScriptedHuman(flags.seed, **kinds[flags.human])
+
+
+def _pool(workers: int | None):
+    from colbench_jax.grader.pool import Pool
+
+    pool = Pool(max(2, workers) if workers else None)
+    if pool.missing_walls:
+        print(f'note: walls of the jail that cannot be had here: {", ".join(pool.missing_walls)}', file=sys.stderr)
+    return pool
+
+
+def _generated(pool, flags: Any, count: int, rejected: Counter[str] | None = None) -> list[dict[str, Any]]:
+    from colbench_jax.tasks.backend.generate import generate
+
+    choices = {'split': flags.split, 'seed': flags.seed, 'grammar': flags.grammar, 'leak': flags.leak}
+    made = generate(pool, count, hidden=_hidden(flags.hidden), rejected=rejected, **choices)
+    return list(_progress(made, count, 'tasks'))
+
+
+def _tasks(pool, flags: Any) -> list[dict[str, Any]]:
+    """The tasks of --tasks, or some made now."""
+    from colbench_jax.tasks.files import read_tasks
+
+    return read_tasks(flags.tasks) if flags.tasks else _generated(pool, flags, flags.count)
+
+
+def _played(tasks: list[dict[str, Any]], flags: Any, human: Any) -> list[dict[str, Any]]:
+    """Trajectories [repeat x tasks], episode i of task j at i * tasks + j."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from colbench_jax import agents, episode
+
+    def one(number: int) -> dict[str, Any]:
+        agent = agents.make(flags.agent, flags.seed + number // len(tasks), flags.turns)
+        return episode.play(tasks[number % len(tasks)], agent, human, flags.turns) | {'agent': flags.agent}
+
+    count = len(tasks) * flags.repeat
+    with ThreadPoolExecutor(8 if '://' in flags.human else 1) as threads:  # an endpoint is waited for
+        return list(_progress(threads.map(one, range(count)), count, 'episodes'))
+
+
+def _trajectories(pool, path: str | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Those of a file; without one, of scripted agents on tasks made now."""
+    from colbench_jax.tasks.files import read_trajectories
+
+    if path or pathlib.Path(PLAYED).exists():
+        return read_trajectories(path or PLAYED)
+    from colbench_jax import agents, episode
+    from colbench_jax.simulators import ScriptedHuman
+    from colbench_jax.tasks.backend.generate import generate
+
+    print('no file: tasks and trajectories are made now')
+    tasks = list(_progress(generate(pool, 12, split='test'), 12, 'tasks'))
+    return [
+        episode.play(task, agents.make(name, turns=6), ScriptedHuman(), 6) | {'agent': name}
+        for name in names
+        for task in tasks
+    ]
+
+
+def _grade(pool, rows: list[dict[str, Any]], mode: str) -> None:
+    """Sets `reward` and `success` of each row."""
+    from tqdm import tqdm
+
+    from colbench_jax.grader import Grader
+
+    with tqdm(total=len(rows), desc='grades', leave=False, disable=None) as bar:
+        grades = Grader(mode, pool=pool).grade_many([(row['task'], row['answer']) for row in rows], bar.update)
+    for row, grade in zip(rows, grades, strict=True):
+        row['reward'] = grade.reward
+    unusable = sum(grade.unusable > 0 for grade in grades)
+    if unusable:
+        print(f'note: {unusable} references fail on some of their own calls; nobody can pass those', file=sys.stderr)
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    solved = sum(row['reward'] == 1.0 for row in rows)
+    return f'{solved} of {len(rows)} solved, {sum(row["reward"] for row in rows) / len(rows):.1%} of tests passed'
+
+
+def _progress(items: Iterable, count: int, what: str) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(items, total=count, desc=what, leave=False, disable=None)
+
+
+def _listed(rejected: Counter[str]) -> str:
+    return 'refused: ' + (', '.join(f'{count} since {why}' for why, count in rejected.most_common()) or 'none')
+
+
+def _free(path: str, overwrite: bool) -> pathlib.Path:
+    """The path of a file to write, in a folder that exists. Raises UserError where it would replace one."""
+    out = pathlib.Path(path)
+    if out.exists() and not overwrite:
+        raise UserError(f'{out} is there already; give --overwrite or another --out')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cannot_write(out.parent, error)
+    return out
+
+
+if __name__ == '__main__':
+    exit_on_user_error(main)

@@ -1,0 +1,1 @@
+"""Files of the process that answers run in; they import the standard library alone."""

@@ -1,0 +1,230 @@
+"""Persons who know what is wanted, behind one protocol (episode.HumanSimulator).
+
+`ScriptedHuman` matches a question with what it knows and says its sentences: deterministic, and it holds no code that
+it could leak. `OpenAICompatible` asks a model behind any server of the chat-completions interface, which sees the
+reference and is watched for leaks.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import math
+import os
+import random
+import re
+import socket
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from colbench_jax.episode import LONGEST_REPLY, Dialogue
+from colbench_jax.tasks.backend.family import shown
+from core_jax.errors import UserError
+
+UNSURE = 'I do not know.'
+FORGOTTEN = 'I do not remember.'
+CLOSED = 'any.'  # in the restricted grammar, for a topic that is not open
+SHORT = {UNSURE: 'what?', FORGOTTEN: 'cannot remember.'}  # in the restricted grammar
+NO_RESPONSE = 'No response.'  # of the released simulators, where their model fails
+
+_STOP = frozenset(
+    'a an the is are be do does did i you we it of to in on for and or with what which how should there that this if '
+    'any me my your as at by can could would will please tell want need have has use'.split()
+)
+
+
+class ScriptedHuman:
+    """Answers at most two questions a turn, in a sentence each; says that it does not know where nothing matches."""
+
+    def __init__(self, seed: int = 0, *, terse: bool = False, one_slot_only: bool = False, forgetful: float = 0.0):
+        """terse: a value alone where that is an answer. forgetful: chance of not remembering, drawn anew each turn."""
+        self.seed, self.terse, self.forgetful = seed, terse, forgetful
+        self.most = 1 if one_slot_only else 2
+
+    def reply(self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> str:
+        """Raises UserError for a task without `spec`."""
+        if not task.get('spec'):
+            raise UserError('a scripted person needs tasks with `spec`; for others name an endpoint')
+        slots = task['spec']['slots']
+        short = task['spec'].get('grammar') == 'restricted'
+        rng = random.Random(f'{self.seed}/{task["problem_description"]}/{len(dialogue)}')
+        if self.forgetful and rng.random() < self.forgetful:
+            return SHORT[FORGOTTEN] if short else FORGOTTEN
+        sentences = [self._sentence(slot, short) for slot in meant(dialogue[-1]['content'], slots)[: self.most]]
+        return ' '.join(dict.fromkeys(sentences))[:LONGEST_REPLY] or (SHORT[UNSURE] if short else UNSURE)
+
+    def _sentence(self, slot: dict[str, Any], short: bool) -> str:
+        if short and not slot['hidden']:
+            return CLOSED
+        value = tuple(slot['value']) if isinstance(slot['value'], list) else slot['value']
+        spelled = value is not None and shown(value) in slot['answer']
+        return f'{shown(value)}.' if self.terse and spelled else slot['answer']
+
+
+def meant(text: str, slots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The slots that `text` asks for, in its order: for each of its sentences the one whose questions are nearest.
+
+    Nearness is the cosine of TF-IDF vectors, a slot's questions being the documents; below a third nothing is meant.
+    """
+    documents = [[tokens(question) for question in slot['questions']] for slot in slots]
+    counts = Counter(word for questions in documents for word in set().union(*questions))
+    weight = {word: math.log(1 + len(slots) / count) for word, count in counts.items()}
+
+    def norm(words: set[str]) -> float:
+        return math.sqrt(sum(weight.get(word, 1.0) ** 2 for word in words)) or 1.0
+
+    found = []
+    for sentence in re.split(r'(?<=[?!\n])\s*', text):
+        words = tokens(sentence)
+        if not words:
+            continue
+        scores = [
+            max(sum(weight[word] ** 2 for word in words & other) / norm(words) / norm(other) for other in questions)
+            for questions in documents
+        ]
+        best = max(range(len(slots)), key=scores.__getitem__)
+        if scores[best] > 1 / 3 and slots[best] not in found:
+            found.append(slots[best])
+    return found
+
+
+def tokens(text: str) -> set[str]:
+    """The words of a text that say what it is about, without endings."""
+    words = re.findall(r'[a-z]+|\d+', text.lower())
+    return {re.sub(r'(ing|ed|es|s|e)$', '', word) if len(word) > 4 else word for word in words if word not in _STOP}
+
+
+# A model behind an endpoint
+
+LEAK_LENGTH = 6  # tokens in a row that are the reference's
+LEAK_REPLY = 'I cannot show code; ask me what it should do.'
+LARGEST_REPLY = 4 * 2**20  # bytes of a server's answer
+
+_ROLE = (
+    'You play a person who ordered a piece of software and talks with the programmer. You know what the finished '
+    'program does, since you hold its source, but you are no programmer yourself. Answer the last message of the '
+    'programmer truthfully from that source, in at most two short sentences and in everyday words. If the source '
+    'does not decide what is asked, say that you do not know. Never quote, show or describe the source itself, and '
+    'offer nothing that was not asked.'
+)
+
+
+class OpenAICompatible:
+    """A person played by a model behind a chat-completions server.
+
+    counts: `replies`, `retries`, `errors` (replies that failed after all retries: `No response.`) and `leaks`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        key_variable: str = 'OPENAI_API_KEY',
+        timeout: float = 60.0,
+        retries: int = 3,
+        backoff: float = 1.0,
+    ):
+        """base_url: such as http://localhost:8000/v1. key_variable: of the environment. timeout: seconds in total for
+        one try. backoff: seconds before the first retry, twice as long before each further one. Raises UserError."""
+        self._url = urllib.parse.urlsplit(base_url.rstrip('/') + '/chat/completions')
+        if self._url.scheme not in ('http', 'https') or not self._url.hostname:
+            raise UserError(f'{base_url!r} is no address of a server, such as http://localhost:8000/v1')
+        self.model, self.timeout, self.retries, self.backoff = model, timeout, retries, backoff
+        self._key = os.environ.get(key_variable, '')
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()  # one simulator may serve many episodes at once
+
+    def reply(self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> str:
+        """Raises UserError where the server refuses us for good (wrong key, no such model or address)."""
+        self._count('replies')
+        for attempt in range(self.retries + 1):
+            if attempt:
+                self._count('retries')
+                time.sleep(self.backoff * 2 ** (attempt - 1))
+            try:
+                text = self._ask(self.messages(task, dialogue, artefact))
+                break
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
+                continue
+        else:
+            self._count('errors')
+            return NO_RESPONSE
+        if leaks(text, task['ground_truth']):
+            self._count('leaks')
+            return LEAK_REPLY
+        return text[:LONGEST_REPLY]
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self.counts[name] += 1
+
+    def report(self) -> dict[str, float]:
+        """Counts, with the rates of errors and leaks among replies."""
+        replies = max(1, self.counts['replies'])
+        names = ('replies', 'retries', 'errors', 'leaks')
+        rates = {f'{name[:-1]}_rate': self.counts[name] / replies for name in ('errors', 'leaks')}
+        return {name: self.counts[name] for name in names} | rates
+
+    def messages(self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> list[dict]:
+        """What the model is sent. Images go after the text, as PNG."""
+        names = {'user': 'You', 'assistant': 'Programmer'}
+        spoken = '\n'.join(f'{names[turn["role"]]}: {turn["content"]}' for turn in dialogue)
+        text = f'Source of the finished program:\n{task["ground_truth"]}\n\nThe talk so far:\n{spoken}\n\nYou:'
+        content: Any = text
+        if artefact:
+            images = [f'data:image/png;base64,{base64.b64encode(image).decode()}' for image in artefact]
+            content = [{'type': 'text', 'text': text}]
+            content += [{'type': 'image_url', 'image_url': {'url': image}} for image in images]
+        return [{'role': 'system', 'content': _ROLE}, {'role': 'user', 'content': content}]
+
+    def _ask(self, messages: list[dict]) -> str:
+        """The text of one completion. Raises what `reply` retries after, and UserError for what no retry mends."""
+        deadline = time.monotonic() + self.timeout
+        kind = http.client.HTTPSConnection if self._url.scheme == 'https' else http.client.HTTPConnection
+        connection = kind(self._url.hostname, self._url.port, timeout=self.timeout)
+        try:
+            body = json.dumps({'model': self.model, 'messages': messages, 'temperature': 0, 'max_tokens': 4096})
+            headers = {'Content-Type': 'application/json'}
+            if self._key:
+                headers['Authorization'] = f'Bearer {self._key}'
+            path = self._url.path + (f'?{self._url.query}' if self._url.query else '')
+            connection.request('POST', path, body.encode(), headers)
+            sock = connection.sock  # the response takes it over
+            with contextlib.closing(connection.getresponse()) as response:
+                content = bytearray()
+                while block := response.read1(65536):
+                    content += block
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError('the answer came too slowly')
+                    if len(content) > LARGEST_REPLY:
+                        raise ValueError('the answer is too large')
+                    sock.settimeout(left)
+            if response.status in (401, 403, 404):
+                said = ' '.join(bytes(content[:200]).decode('utf-8', 'replace').split())
+                raise UserError(f'{self._url.geturl()} refuses with status {response.status}: {said}')
+            if response.status != 200:
+                raise ValueError(f'status {response.status}')
+            text = json.loads(content)['choices'][0]['message']['content']
+            if not isinstance(text, str):
+                raise ValueError('no text')
+            return text.strip()
+        except socket.gaierror as error:
+            raise UserError(f'there is no host {self._url.hostname}') from error
+        finally:
+            connection.close()
+
+
+def leaks(text: str, source: str, length: int = LEAK_LENGTH) -> bool:
+    """Whether `length` tokens in a row of `text` stand in `source` too, or it has a fence in it."""
+    split = re.compile(r""""[^"\n]*"|'[^'\n]*'|\w+|[^\w\s]""").findall  # a quoted value is one token
+    words, code = split(text), split(source)
+    grams = {tuple(code[k : k + length]) for k in range(len(code) - length + 1)}
+    return '```' in text or any(tuple(words[k : k + length]) in grams for k in range(len(words) - length + 1))

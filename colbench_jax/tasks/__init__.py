@@ -1,0 +1,1 @@
+"""Tasks of ColBench, and their files."""

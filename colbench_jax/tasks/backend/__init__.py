@@ -1,0 +1,1 @@
+"""Programs to write, of which the request leaves much open."""

@@ -1,0 +1,84 @@
+"""Files of tasks: one JSON object a line, in the schema of the original ColBench files, which load unchanged.
+
+`problem_description` and `ground_truth` are texts; `test_cases` is {"test1": "fn(...)", ...}, of backend tasks alone.
+`spec` is ours and may be missing: it holds what a scripted person knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from core_jax.errors import UserError
+from core_jax.files import reason, write_atomic
+
+
+def write_lines(path: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes rows as JSON lines; the file is whole or not there. Raises UserError."""
+    write_atomic(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows).encode())
+
+
+def read_tasks(path: str | os.PathLike, limit: int | None = None) -> list[dict[str, Any]]:
+    """The backend tasks of a file, at most `limit`. Raises UserError that names file and line of what is broken."""
+    rows = []
+    for where, row in _lines(path):
+        check_task(row, where)
+        rows.append(row)
+        if len(rows) == limit:
+            break
+    if not rows:
+        raise UserError(f'{path} holds no tasks')
+    return rows
+
+
+def read_trajectories(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Trajectories {task, dialogue_history, answer, ...} of a file. Raises UserError that names file and line."""
+    rows = []
+    for where, row in _lines(path):
+        if not isinstance(row.get('task'), dict):
+            raise UserError(f'{where}: no task')
+        check_task(row['task'], where)
+        turns = row.get('dialogue_history')
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) and 'role' in turn for turn in turns):
+            raise UserError(f'{where}: dialogue_history is no list of turns')
+        if not isinstance(row.get('answer'), str):
+            raise UserError(f'{where}: answer is no text')
+        rows.append(row)
+    if not rows:
+        raise UserError(f'{path} holds no trajectories')
+    return rows
+
+
+def check_task(row: dict[str, Any], where: str) -> None:
+    """Raises UserError, which begins with `where`, for what is no backend task."""
+    for field in ('problem_description', 'ground_truth'):
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            raise UserError(f'{where}: {field} is {"missing" if field not in row else "no text"}')
+    calls = row.get('test_cases')
+    if not isinstance(calls, dict) or not calls or not all(isinstance(call, str) for call in calls.values()):
+        raise UserError(f'{where}: test_cases is no table of calls, such as {{"test1": "f(1)"}}')
+    spec = row.get('spec')
+    if spec is not None and not (isinstance(spec, dict) and isinstance(spec.get('slots'), list)):
+        raise UserError(f'{where}: spec has no slots')
+
+
+def _lines(path: str | os.PathLike):
+    """('file, line 3', object) of each line that is not empty."""
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {reason(error)}') from error
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f'{path}, line {number}'
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f'{where} is damaged: {reason(error)}') from error
+        if not isinstance(row, dict):
+            raise UserError(f'{where} is no JSON object')
+        yield where, row
