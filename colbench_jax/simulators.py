@@ -82,7 +82,7 @@ def meant(text: str, slots: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for sentence in re.split(r'(?<=[?!\n])\s*', text):
         words = tokens(sentence)
-        if not words:
+        if not words or not slots:
             continue
         scores = [
             max(sum(weight[word] ** 2 for word in words & other) / norm(words) / norm(other) for other in questions)

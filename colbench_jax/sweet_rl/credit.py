@@ -1,0 +1,222 @@
+"""Credit for turns: pairs of trajectories, the critic that tells them apart, and pairs of turns by its word.
+
+    A(o_t, a_t, c) = 1/L_t sum_l [log pi_theta(a_t^l | c, o_t, a_t^<l) - log pi_ref(a_t^l | c, o_t, a_t^<l)]
+    J(theta) = -log sigmoid(sum_t beta A(o_t+, a_t+, c) - sum_t beta A(o_t-, a_t-, c))
+
+for a chosen (+) and a rejected (-) trajectory of a task, c being what the person knows (the reference program), which
+stands in front of the dialogue. Both trajectories begin in the same state, so the difference of their returns is
+that of their summed advantages. It is `losses.preference_loss` of the reduction `turn_mean_sum`; as released it takes
+one mean over all tokens of a trajectory in place of a sum of means (`token_mean`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from colbench_jax.episode import Dialogue
+from colbench_jax.sweet_rl import words
+from core_jax.transformer import learner
+from core_jax.transformer.config import Config
+from core_jax.transformer.generate import bucket, padded, prefill
+from core_jax.transformer.losses import token_logps
+from core_jax.transformer.tokenizer import Tokenizer
+
+PyTree = Any
+
+
+class State(NamedTuple):
+    """What an agent's turn answers: a task and the turns before."""
+
+    task: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+# Pairs of trajectories
+
+
+def trajectory_pairs(trajectories: Sequence[dict[str, Any]], solved: bool = True) -> list[tuple[dict, dict]]:
+    """(chosen, rejected): the best trajectory of each task against every one with a lower reward.
+
+    solved: only where the best one passes every test, as released for programs.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for one in trajectories:
+        key = one['task']['problem_description'], one['task']['ground_truth']
+        groups.setdefault(key, []).append(one)
+    pairs = []
+    for own in groups.values():
+        best = max(own, key=lambda one: one['reward'])
+        if best['reward'] == 1.0 or not solved:
+            pairs += [(best, one) for one in own if one['reward'] < best['reward']]
+    return pairs
+
+
+def known(task: dict[str, Any], informed: bool) -> Dialogue:
+    """What stands in front of a dialogue: the hidden information, or nothing."""
+    return words.hidden_message(task) if informed else []
+
+
+def pair_data(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[dict, dict]], *, informed: bool, width: int = 0
+) -> dict[str, np.ndarray]:
+    """Arrays of trajectory pairs, {'chosen/tokens' [N, T], ...}."""
+    sides = [
+        [words.row(tokenizer, pair[side]['dialogue_history'], known(pair[side]['task'], informed)) for pair in pairs]
+        for side in (0, 1)
+    ]
+    width = width or bucket(max(len(row['tokens']) for side in sides for row in side))
+    return flat({name: words.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
+
+
+def flat(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    """{'chosen': {'tokens': ...}} as {'chosen/tokens': ...}, for what asks for arrays by name."""
+    return {f'{side}/{name}': value for side, part in tree.items() for name, value in part.items()}
+
+
+def nested(data: dict[str, Any]) -> dict[str, Any]:
+    """What `flat` was given, names without a slash as they are."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        side, slash, name = key.partition('/')
+        if slash:
+            out.setdefault(side, {})[name] = value
+        else:
+            out[key] = value
+    return out
+
+
+def with_reference(
+    arch: Config, params: PyTree, data: dict[str, np.ndarray], config: ml_collections.ConfigDict, batch: int = 64
+) -> dict[str, np.ndarray]:
+    """Pairs with the reference's reduced log-probabilities, which never change: computed once."""
+    score = jax.jit(lambda params, rows: learner.scores(arch, params, rows, config)[0])
+    found = {}
+    for side, rows in nested(data).items():
+        count = len(rows['tokens'])
+        parts = []
+        for first in range(0, count, batch):
+            index = np.minimum(np.arange(first, first + batch), count - 1)
+            part = score(params, {name: value[index] for name, value in rows.items()})
+            parts.append(np.asarray(part)[: count - first])
+        found[f'reference_{side}'] = np.concatenate(parts)
+    return data | found
+
+
+# The critic's word on turns
+
+
+class Judge:
+    """Advantages of candidates: token means of log-ratios of a critic and its reference.
+
+    informed: whether the critic's rows have it. reference_informed: whether the reference's have; the released code
+    takes the sampler's own log-probabilities, which do not. mean: over tokens; otherwise their sum.
+    """
+
+    def __init__(
+        self,
+        arch: Config,
+        critic: PyTree,
+        reference: PyTree,
+        tokenizer: Tokenizer,
+        *,
+        informed: bool = True,
+        reference_informed: bool | None = None,
+        mean: bool = True,
+        batch: int = 16,
+    ):
+        self.tokenizer, self.critic, self.reference, self.batch = tokenizer, critic, reference, batch
+        self.informed, self.mean = informed, mean
+        self.reference_informed = informed if reference_informed is None else reference_informed
+        self._score = jax.jit(functools.partial(candidate_logps, arch))
+
+    def advantages(self, states: Sequence[State], candidates: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
+        """[N, K] of K candidates of each of N states."""
+        return self._logps(self.critic, states, candidates, self.informed) - self._logps(
+            self.reference, states, candidates, self.reference_informed
+        )
+
+    def _logps(self, params, states, candidates, informed) -> np.ndarray:
+        prompts = [words.prompt(self.tokenizer, s.history, known(s.task, informed)) for s in states]
+        width = bucket(1 + max(len(ids) for own in candidates for ids in own))
+        found = []
+        for first in range(0, len(states), self.batch):
+            index = [min(i, len(states) - 1) for i in range(first, first + self.batch)]
+            before, lengths = padded([prompts[i][:-1] for i in index])
+            rows = np.zeros((self.batch, len(candidates[0]), width), np.int32)
+            sizes = np.zeros(rows.shape[:2], np.int32)
+            for row, size, i in zip(rows, sizes, index, strict=True):
+                for k, ids in enumerate(candidates[i]):
+                    row[k, : len(ids) + 1], size[k] = [prompts[i][-1], *ids], len(ids) + 1
+            total = np.asarray(self._score(params, before, lengths, rows, sizes))
+            found.append((total / np.maximum(sizes - 1, 1) if self.mean else total)[: len(states) - first])
+        return np.concatenate(found)
+
+
+def candidate_logps(arch: Config, params: PyTree, before, lengths, rows, sizes) -> jax.Array:
+    """Sums of log-probabilities [B, K] of candidates that share the reading of their prompt.
+
+    before [B, P]: prompts but for their last token, of these lengths [B]; rows [B, K, C] begin with that last token and
+    have sizes [B, K].
+    """
+    prefix, _ = prefill(arch, params, before, lengths)
+    b, k, c = rows.shape
+    places = jnp.arange(c)[None]
+    positions = jnp.repeat(lengths, k)[:, None] + places
+    segments = (places < sizes.reshape(-1, 1)).astype(jnp.int32)
+    logps = token_logps(arch, params, rows.reshape(b * k, c), positions, segments, prefix=prefix)
+    return logps.sum(1).reshape(b, k)
+
+
+def turn_pairs(
+    advantages: np.ndarray, count: int, rng: np.random.Generator, extremes: bool = False
+) -> list[tuple[int, int, int]]:
+    """(state, chosen, rejected): `count` pairs a state, one of the better half against one of the worse half.
+
+    extremes: the best against the worst instead. Pairs of equal advantage are left out.
+    """
+    pairs = []
+    for state, row in enumerate(advantages):
+        order = np.argsort(-row, kind='stable')
+        half = len(row) // 2
+        if extremes:
+            drawn = [(order[0], order[-1])]
+        else:
+            drawn = [(rng.choice(order[:half]), rng.choice(order[half:])) for _ in range(count)]
+        pairs += [(state, int(a), int(b)) for a, b in drawn if row[a] > row[b]]
+    return pairs
+
+
+def turn_data(
+    tokenizer: Tokenizer,
+    states: Sequence[State],
+    candidates: Sequence[Sequence[Sequence[int]]],
+    pairs: Sequence[tuple[int, int, int]],
+) -> dict[str, np.ndarray]:
+    """Arrays of pairs of turns for the policy, without hidden information; the mask is on the turn alone."""
+
+    def one(state: int, pick: int) -> dict[str, list[int]]:
+        before, ids = words.prompt(tokenizer, states[state].history), list(candidates[state][pick])
+        nobody = [-1] * len(before)
+        mask = [0] * len(before) + [1] * len(ids)
+        return {'tokens': before + ids, 'mask': mask, 'turns': nobody + [0] * len(ids)}
+
+    sides = [[one(pair[0], pair[side]) for pair in pairs] for side in (1, 2)]
+    width = bucket(max(len(row['tokens']) for side in sides for row in side))
+    return flat({name: words.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
+
+
+def states_of(trajectories: Sequence[dict[str, Any]]) -> list[State]:
+    """Every turn of the agent as a state."""
+    return [
+        State(one['task'], one['dialogue_history'][:place])
+        for one in trajectories
+        for place, turn in enumerate(one['dialogue_history'])
+        if turn['role'] == 'assistant'
+    ]

@@ -1,0 +1,323 @@
+"""The stages of SWEET-RL and of what it is compared with, each made once in a directory and read from there after.
+
+    tasks ── demonstrations ── sft ──────────────────────────────► zero_shot
+                                │
+                                ├─ trajectories (K a task) ──► rft: SFT on the solved ones
+                                │        │
+                                │        ├─ pairs of trajectories ──► mt_dpo: the policy itself, no hidden information
+                                │        └─ pairs with hidden information ──► critic
+                                └─ candidates (K a state) ── ranked by the critic ── pairs of turns ──► sweet
+
+Arms are rows of `ARMS`; a model is named by a hash of all that decides it (core_jax.training), a file of a stage by
+the stage, since the directory belongs to one config and seed.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from colbench_jax import agents
+from colbench_jax.episode import play
+from colbench_jax.grader import Grader
+from colbench_jax.grader.pool import Pool
+from colbench_jax.simulators import ScriptedHuman
+from colbench_jax.sweet_rl import credit, value_head, words
+from colbench_jax.sweet_rl.play import Player, room
+from colbench_jax.tasks.backend.generate import generate
+from colbench_jax.tasks.files import read_tasks, read_trajectories, write_lines
+from core_jax import training
+from core_jax.errors import unknown
+from core_jax.files import write_json_atomic
+from core_jax.state import Learner
+from core_jax.transformer import learner, tokenizer
+from core_jax.transformer.config import Config
+from core_jax.transformer.tokenizer import Tokenizer
+
+PyTree = Any
+PAPER = 'sweet_rl'
+
+
+class Arm(NamedTuple):
+    """How a policy is made."""
+
+    about: str
+    kind: str  # sft, rft, trajectories, turns
+    informed: bool = True  # the critic is told what the person knows
+    head: str = 'logprob'  # of the critic: logprob, or value
+    mean: bool = True  # advantages are means over tokens, not sums
+
+
+ARMS = {
+    'zero_shot': Arm('the model as it was fine-tuned on demonstrations', 'sft'),
+    'rft': Arm('fine-tuned on its own solved trajectories', 'rft'),
+    'mt_dpo': Arm('DPO on pairs of whole trajectories', 'trajectories'),
+    'sweet': Arm('DPO on pairs of turns, by a critic with hidden information', 'turns'),
+    'no_info': Arm('the same, the critic without hidden information', 'turns', informed=False),
+    'sum': Arm('the same, advantages summed over tokens', 'turns', mean=False),
+    'value_head': Arm('the same, the critic a head that predicts success', 'turns', head='value'),
+}
+SCRIPTED = ('oracle', 'greedy')
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment at the scale of two cores: a small model, trained here, over the restricted grammar."""
+    fine, critic, policy, head = (learner.get_config() for _ in range(4))
+    fine.update({'learning_rate': 2e-3, 'batch_size': 32, 'updates': 1500, 'clip': 1.0, 'beta2': 0.99})
+    critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
+    critic.update({'batch_size': 16, 'updates': 300})
+    policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
+    head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 300})
+    return ml_collections.ConfigDict(
+        {
+            'grammar': 'restricted',
+            'hidden': (3, 4),  # least and most hidden slots of a task
+            'train_tasks': 1200,  # that the model talks about
+            'test_tasks': 500,  # of other structures
+            'turns': 5,  # of the agent
+            'demonstrations': 3,  # careless ones of each training task, for the first fine-tuning
+            'vocabulary': 512,  # byte pairs
+            'layers': 4,  # of the model
+            'width': 128,
+            'heads': 4,
+            'rollouts': 4,  # trajectories of each training task
+            'states': 600,  # turns that candidates are drawn for
+            'candidates': 16,  # of a state
+            'turn_pairs': 4,  # of a state, drawn from the better and the worse half
+            'max_tokens': 96,  # of a turn
+            'batch': 64,  # prompts that are read together
+            'sft': fine,
+            'rft_updates': 300,
+            'critic': critic,
+            'value': head,
+            'policy': policy,
+            'mt_dpo_updates': 200,
+        }
+    )
+
+
+class Experiment:
+    """One directory, config and seed. Every method makes what is missing and returns what is there."""
+
+    def __init__(self, directory: Any, config: ml_collections.ConfigDict, seed: int = 0, say: Callable = print):
+        self.directory, self.config, self.seed, self.say = pathlib.Path(directory), config, seed, say
+        self.models = self.directory / 'models'
+        self.human = ScriptedHuman(seed, one_slot_only=True)
+        self.key = jax.random.key(seed)
+
+    # Data
+
+    def tasks(self, split: str) -> list[dict[str, Any]]:
+        """Of `train` or `test`."""
+        count = {'train': self.config.train_tasks, 'test': self.config.test_tasks}[split]
+
+        def made() -> list[dict[str, Any]]:
+            options = {'split': split, 'seed': self.seed, 'grammar': self.config.grammar}
+            with Pool() as pool:
+                return list(generate(pool, count, hidden=tuple(self.config.hidden), **options))
+
+        return self._lines(f'tasks-{split}', made, read_tasks)
+
+    def demonstrations(self) -> list[dict[str, Any]]:
+        """Episodes of careless scripted agents on the training tasks."""
+        made = lambda: [  # noqa: E731
+            play(task, agents.Careless(100 * self.seed + i, turns=self.config.turns), self.human, self.config.turns)
+            for i in range(self.config.demonstrations)
+            for task in self.tasks('train')
+        ]
+        return self._lines('demonstrations', made, read_trajectories)
+
+    def words(self) -> Tokenizer:
+        """Byte pairs of the demonstrations and of what is hidden in the training tasks."""
+        where = self.directory / 'tokenizer'
+        if not (where / tokenizer.SETTINGS).exists():
+            texts = [turn['content'] for one in self.demonstrations() for turn in one['dialogue_history']]
+            texts += [task['ground_truth'] for task in self.tasks('train')]
+            words.train_tokenizer(texts, self.config.vocabulary).save(where)
+        return tokenizer.load(where)
+
+    def arch(self) -> Config:
+        """Of all models here."""
+        c = self.config
+        width = c.width // c.heads
+        return Config(
+            c.vocabulary, c.width, 3 * c.width, c.layers, c.heads, c.heads, width, 1024, 1e4, None, 1e-5, True
+        )
+
+    # Models
+
+    def sft(self) -> PyTree:
+        """The model that all arms begin with."""
+        found = [words.row(self.words(), one['dialogue_history']) for one in self.demonstrations()]
+        return self._trained('sft', learner.make(self.arch(), self.config.sft), self._rows(found), self.config.sft)
+
+    def trajectories(self) -> list[dict[str, Any]]:
+        """The model's own episodes of the training tasks, graded."""
+
+        def made() -> list[dict[str, Any]]:
+            tasks = self.tasks('train') * self.config.rollouts
+            return self.graded(
+                self.player(self.sft()).play(tasks, self.human, self._key('collect'), turns=self.config.turns)
+            )
+
+        return self._lines('trajectories', made, read_trajectories)
+
+    def critic(self, arm: Arm) -> PyTree:
+        """Parameters of the critic, or of the value head."""
+        suffix = '' if arm.informed else '-no-info'
+        if arm.head == 'value':
+            rows = [
+                words.row(self.words(), one['dialogue_history'], credit.known(one['task'], arm.informed))
+                for one in self.trajectories()
+            ]
+            data = self._rows(rows) | {
+                'solved': np.array([one['reward'] == 1.0 for one in self.trajectories()], np.float32)
+            }
+            made = value_head.make(self.arch(), self.config.value)
+            return self._trained(f'value{suffix}', made, data, self.config.value, self.sft(), _begin_body)
+        config = ml_collections.ConfigDict(self.config.critic.to_dict() | {'turns': self.config.turns})
+        pairs = credit.trajectory_pairs(self.trajectories())
+        data = credit.pair_data(self.words(), pairs, informed=arm.informed)
+        return self._preferred(f'critic{suffix}', data, config)
+
+    def judge(self, arm: Arm) -> Any:
+        """What ranks candidates."""
+        if arm.head == 'value':
+            return value_head.ValueJudge(self.arch(), self.critic(arm), self.words(), informed=arm.informed)
+        options = {'informed': arm.informed, 'mean': arm.mean}
+        return credit.Judge(self.arch(), self.critic(arm), self.sft(), self.words(), **options)
+
+    def candidates(self) -> tuple[list[credit.State], list[list[list[int]]]]:
+        """(states, K turns drawn for each) out of the model's own trajectories."""
+        states = credit.states_of(self.trajectories())
+        picked = np.random.default_rng(self.seed).permutation(len(states))[: self.config.states]
+        states = [states[i] for i in picked]
+
+        def made() -> list[list[list[int]]]:
+            prompts = [words.prompt(self.words(), state.history) for state in states]
+            return self.player(self.sft()).draw(prompts, self._key('candidates'), self.config.candidates)
+
+        return states, self._json('candidates', made)
+
+    def policy(self, name: str) -> PyTree:
+        """Parameters of an arm. Raises UserError for an unknown one."""
+        arm = arm_named(name)
+        if arm.kind == 'sft':
+            return self.sft()
+        if arm.kind == 'rft':
+            solved = [one for one in self.trajectories() if one['reward'] == 1.0]
+            config = ml_collections.ConfigDict(self.config.sft.to_dict() | {'updates': self.config.rft_updates})
+            config.learning_rate = self.config.sft.learning_rate * config.end  # where the first fine-tuning ended
+            data = self._rows([words.row(self.words(), one['dialogue_history']) for one in solved])
+            return self._trained('rft', learner.make(self.arch(), config), data, config, self.sft(), learner.begin)
+        config = ml_collections.ConfigDict(self.config.policy.to_dict())
+        if arm.kind == 'trajectories':
+            config.updates = self.config.mt_dpo_updates
+            data = credit.pair_data(self.words(), credit.trajectory_pairs(self.trajectories()), informed=False)
+            return self._preferred('mt_dpo', data, config)
+        states, drawn = self.candidates()
+        advantages = self.judge(arm).advantages(states, drawn)
+        pairs = credit.turn_pairs(advantages, self.config.turn_pairs, np.random.default_rng(self.seed))
+        return self._preferred(name, credit.turn_data(self.words(), states, drawn, pairs), config)
+
+    def _preferred(self, name: str, data: dict[str, np.ndarray], config: ml_collections.ConfigDict) -> PyTree:
+        data = credit.with_reference(self.arch(), self.sft(), data, config)
+        made = learner.make(self.arch(), config)
+        by_name = made._replace(
+            init=lambda key, batch: made.init(key, credit.nested(batch)),
+            update=lambda state, batch, hparams: made.update(state, credit.nested(batch), hparams),
+        )
+        return self._trained(name, by_name, data, config, self.sft(), learner.begin)
+
+    def _trained(
+        self, name: str, made: Learner, data: dict, config: Any, start: PyTree = None, put: Any = None
+    ) -> PyTree:
+        options = {'paper': PAPER, 'steps': config.updates, 'seed': self.seed, 'start': start, 'put': put}
+        return training.trained(self.models, name, made, data, config, **options)
+
+    # What an arm comes to
+
+    def player(self, params: PyTree) -> Player:
+        """A policy that plays."""
+        options = {'max_tokens': self.config.max_tokens, 'batch': self.config.batch}
+        return Player(self.arch(), params, self.words(), **options)
+
+    def evaluated(self, name: str) -> list[dict[str, Any]]:
+        """Graded trajectories of an arm, or a scripted agent, on the test tasks, one each."""
+
+        def made() -> list[dict[str, Any]]:
+            tasks, turns = self.tasks('test'), self.config.turns
+            if name in SCRIPTED:
+                return self.graded(
+                    [play(task, agents.make(name, self.seed, turns), self.human, turns) for task in tasks]
+                )
+            player = self.player(self.policy(name))
+            return self.graded(player.play(tasks, self.human, self._key('evaluate'), turns=turns))
+
+        if name not in SCRIPTED:
+            arm_named(name)
+        return self._lines(f'evaluated-{name}', made, read_trajectories)
+
+    def best_of(self, name: str, samples: int) -> list[dict[str, Any]]:
+        """The first model with the critic of an arm at its side: it says the best of `samples` candidates a turn."""
+        judge = self.judge(arm_named(name))
+
+        def choose(episodes, drawn):
+            states = [credit.State(episode.task, list(episode.history)) for episode in episodes]
+            return list(judge.advantages(states, drawn).argmax(1))
+
+        def made() -> list[dict[str, Any]]:
+            player, turns = self.player(self.sft()), self.config.turns
+            options = {'turns': turns, 'choose': choose, 'samples': samples}
+            return self.graded(player.play(self.tasks('test'), self.human, self._key('evaluate'), **options))
+
+        return self._lines(f'evaluated-{name}-best-of-{samples}', made, read_trajectories)
+
+    def graded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The same with their rewards."""
+        with Grader() as grader:
+            grades = grader.grade_many([(row['task'], row['answer']) for row in rows])
+        return [row | {'reward': grade.reward} for row, grade in zip(rows, grades, strict=True)]
+
+    # Files
+
+    def _rows(self, found: Sequence[dict[str, list[int]]]) -> dict[str, np.ndarray]:
+        return words.rows(found, room(self.arch(), max(len(one['tokens']) for one in found)))
+
+    def _key(self, purpose: str) -> jax.Array:
+        return jax.random.fold_in(self.key, int.from_bytes(purpose.encode()[:4], 'big') >> 1)
+
+    def _lines(self, name: str, made: Callable, read: Callable) -> list[dict[str, Any]]:
+        path = self.directory / f'{name}.jsonl'
+        if not path.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.say(f'{name} ...')
+            write_lines(path, made())
+        return read(path)
+
+    def _json(self, name: str, made: Callable) -> Any:
+        path = self.directory / f'{name}.json'
+        if not path.exists():
+            self.say(f'{name} ...')
+            write_json_atomic(path, made())
+        return json.loads(path.read_text())
+
+
+def arm_named(name: str) -> Arm:
+    """Raises UserError with the nearest name."""
+    if name not in ARMS:
+        raise unknown('arm', name, ARMS)
+    return ARMS[name]
+
+
+def _begin_body(states: value_head.HeadState, params: PyTree) -> value_head.HeadState:
+    body = jax.tree.map(lambda new: np.asarray(new)[None], params)
+    return states.replace(
+        net=states.net.replace(params=states.net.params | {'body': jax.tree.map(jax.numpy.asarray, body)})
+    )

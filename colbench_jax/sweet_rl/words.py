@@ -1,0 +1,104 @@
+"""Dialogues as rows of tokens: what a policy sees, what the critic sees beside it, and whose turn a token belongs to.
+
+A dialogue is written by the tokenizer's chat template. The hidden information of a task stands in front of it, as a
+system message: the critic's rows have it, no row of a policy ever does. Ids that a model has drawn are kept with its
+turn (`tokens`) and go into rows as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from colbench_jax.episode import Dialogue
+from core_jax.errors import UserError
+from core_jax.transformer.tokenizer import Tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' ~ m['role'] ~ '|>' ~ m['content'] ~ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL = ['<|end|>', '<|system|>', '<|user|>', '<|assistant|>']
+
+
+def train_tokenizer(texts: Sequence[str], size: int = 512) -> Tokenizer:
+    """Byte pairs of these texts, for a small model that is trained here; with the four marks of `TEMPLATE`."""
+    found = tokenizers.Tokenizer(models.BPE())
+    found.pre_tokenizer, found.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=sorted(alphabet), special_tokens=SPECIAL, show_progress=False
+    )
+    found.train_from_iterator(texts, trainer)
+    return Tokenizer(found, TEMPLATE, {'eos_token': '<|end|>'}, 'the tokenizer of the small model')
+
+
+def hidden_message(task: dict[str, Any]) -> Dialogue:
+    """What the critic is told: the reference program."""
+    return [{'role': 'system', 'content': task['ground_truth']}]
+
+
+def seen(history: Sequence[dict[str, Any]]) -> Dialogue:
+    """The turns of a trajectory as its sides see them."""
+    return [{'role': turn['role'], 'content': turn['content']} for turn in history]
+
+
+def prompt(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Dialogue = ()) -> list[int]:
+    """Ids up to where the next turn of the agent begins."""
+    return row(tokenizer, history, before)['tokens'] + _opening(tokenizer, [*before, *seen(history)])
+
+
+def row(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Dialogue = ()) -> dict[str, list[int]]:
+    """{'tokens', 'mask', 'turns'} of a trajectory: the mask is on the agent's tokens, the stop of each turn included.
+
+    turns: the number of the agent's turn, -1 elsewhere.
+    """
+    tokens = tokenizer.chat(before, reply=False) if before else []
+    mask, turns, number = [0] * len(tokens), [-1] * len(tokens), 0
+    for place, turn in enumerate(history):
+        earlier = [*before, *seen(history[:place])]
+        if turn['role'] == 'user':
+            ids = _added(tokenizer, earlier, seen([turn]))
+            tokens, mask, turns = tokens + ids, mask + [0] * len(ids), turns + [-1] * len(ids)
+            continue
+        opening, own = _opening(tokenizer, earlier), turn_ids(tokenizer, turn)
+        tokens += opening + own
+        mask += [0] * len(opening) + [1] * len(own)
+        turns += [-1] * len(opening) + [number] * len(own)
+        number += 1
+    return {'tokens': tokens, 'mask': mask, 'turns': turns}
+
+
+def turn_ids(tokenizer: Tokenizer, turn: dict[str, Any]) -> list[int]:
+    """Ids of an agent's turn with its stop: those that were drawn, where they are kept."""
+    return list(turn['tokens']) if 'tokens' in turn else [*tokenizer.encode(turn['content']), tokenizer.stops[0]]
+
+
+def _added(tokenizer: Tokenizer, before: Dialogue, messages: Dialogue) -> list[int]:
+    return tokenizer.added(before, messages, reply=False) if before else tokenizer.chat(messages, reply=False)
+
+
+def _opening(tokenizer: Tokenizer, messages: Dialogue) -> list[int]:
+    return tokenizer.added(messages, [], reply=True)
+
+
+def rows(found: Sequence[dict[str, list[int]]], width: int) -> dict[str, np.ndarray]:
+    """Arrays [N, width] for a learner: tokens, positions, segments, mask, turns; short rows padded on the right.
+
+    Raises UserError where a row is longer: what was cut would be the answer, or what the critic is told.
+    """
+    longest = max(len(one['tokens']) for one in found)
+    if longest > width:
+        raise UserError(f'a dialogue has {longest} tokens, there is room for {width}')
+    out = {name: np.zeros((len(found), width), np.int32) for name in ('tokens', 'segments', 'mask')}
+    out['turns'] = np.full((len(found), width), -1, np.int32)
+    for i, one in enumerate(found):
+        length = len(one['tokens'])
+        out['segments'][i, :length] = 1
+        for name in ('tokens', 'mask', 'turns'):
+            out[name][i, :length] = one[name]
+    return out | {'positions': np.broadcast_to(np.arange(width, dtype=np.int32), (len(found), width)).copy()}

@@ -1,0 +1,246 @@
+"""SWEET-RL's parts: rows that hide what is hidden, advantages that begin at zero, pairs by hand."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from colbench_jax.episode import Episode
+from colbench_jax.simulators import ScriptedHuman
+from colbench_jax.sweet_rl import credit, experiment, value_head, words
+from colbench_jax.sweet_rl.play import Player, take_turn
+from core_jax.errors import UserError
+from core_jax.transformer import learner, model
+from core_jax.transformer.config import preset
+from core_jax.transformer.losses import token_logps
+
+KEY = jax.random.key(0)
+TASK = {
+    'problem_description': 'f(a): fold a list. Open: rule, times.',
+    'ground_truth': 'def f(a):\n    return sum(a) * 3\n',
+    'test_cases': {'test1': 'f([1, 2])'},
+}
+HISTORY = [
+    {'role': 'user', 'content': TASK['problem_description']},
+    {'role': 'assistant', 'content': 'rule?'},
+    {'role': 'user', 'content': 'add up.'},
+    {'role': 'assistant', 'content': 'I WANT TO ANSWER:\ndef f(a):\n    return sum(a)'},
+]
+
+
+def trajectory(reward, history=HISTORY, task=TASK):
+    return {'task': task, 'dialogue_history': history, 'answer': 'x', 'reward': reward}
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+    texts = [turn['content'] for turn in HISTORY] + [TASK['ground_truth']]
+    return words.train_tokenizer(texts * 3, 300)
+
+
+ARCH = dataclasses.replace(preset('tiny'), vocab_size=300, num_layers=1)
+
+
+@functools.cache
+def made(seed):
+    grown = jax.jit(lambda key: jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, model.init(ARCH, key)))
+    return grown(jax.random.key(seed))
+
+
+# Rows
+
+
+def test_a_row_marks_the_turns_of_the_agent(tokenizer):
+    row = words.row(tokenizer, HISTORY)
+    text = tokenizer.decode(row['tokens'], special=True)
+    assert text == tokenizer.rendered(words.seen(HISTORY), reply=False)
+    for number, turn in enumerate((HISTORY[1], HISTORY[3])):
+        own = [t for t, m, n in zip(row['tokens'], row['mask'], row['turns'], strict=True) if m and n == number]
+        assert tokenizer.decode(own, special=True) == turn['content'] + '<|end|>'
+    assert sum(row['mask']) == sum(n >= 0 for n in row['turns'])
+
+
+def test_hidden_information_stands_in_front_and_moves_nothing(tokenizer):
+    plain, told = words.row(tokenizer, HISTORY), words.row(tokenizer, HISTORY, words.hidden_message(TASK))
+    extra = len(told['tokens']) - len(plain['tokens'])
+    assert tokenizer.decode(told['tokens'][:extra], special=True) == f'<|system|>{TASK["ground_truth"]}<|end|>'
+    assert told['tokens'][extra:] == plain['tokens'] and told['mask'][extra:] == plain['mask']
+    assert not any(told['mask'][:extra])
+    ids = words.prompt(tokenizer, HISTORY[:3])
+    assert tokenizer.decode(ids, special=True).endswith('add up.<|end|><|assistant|>')
+
+
+def test_drawn_ids_are_kept_as_they_are(tokenizer):
+    """Even where the text would be cut in another way."""
+    odd = [tokenizer.encode(letter)[0] for letter in 'rule?'] + [tokenizer.stops[0]]
+    assert odd != [*tokenizer.encode('rule?'), tokenizer.stops[0]]
+    episode = Episode(TASK, turns=3)
+    take_turn(tokenizer, episode, odd)
+    assert episode.history[-1]['content'] == 'rule?'
+    row = words.row(tokenizer, episode.history)
+    assert [t for t, m in zip(row['tokens'], row['mask'], strict=True) if m] == odd
+
+
+def test_a_row_that_is_too_long_is_not_cut(tokenizer):
+    with pytest.raises(UserError, match='there is room for 16'):
+        words.rows([words.row(tokenizer, HISTORY)], 16)
+
+
+def test_no_policy_sees_what_is_hidden(tokenizer):
+    """All that a policy is trained on or answers, searched for the reference; the critic's rows do hold it."""
+    other = [*HISTORY[:3], {'role': 'assistant', 'content': 'times?'}]
+    pairs = [(trajectory(1.0), trajectory(0.0, other))]
+    state = credit.State(TASK, HISTORY[:3])
+    candidates = [[[5, 6, tokenizer.stops[0]], [7, tokenizer.stops[0]]]]
+    secret = 'return sum(a) * 3'
+
+    def texts(data):
+        found = credit.nested(data)
+        return [tokenizer.decode(row, special=True) for side in found.values() for row in side['tokens']]
+
+    policy = texts(credit.pair_data(tokenizer, pairs, informed=False))
+    policy += texts(credit.turn_data(tokenizer, [state], candidates, [(0, 0, 1)]))
+    policy.append(tokenizer.decode(words.prompt(tokenizer, state.history), special=True))
+    assert not any(secret in text for text in policy)
+    assert all(secret in text for text in texts(credit.pair_data(tokenizer, pairs, informed=True)))
+
+
+# Pairs
+
+
+def test_pairs_of_trajectories():
+    other = TASK | {'problem_description': 'g(a): another.'}
+    unsolved = TASK | {'problem_description': 'h(a): a third.'}
+    rows = [trajectory(r) for r in (0.2, 1.0, 1.0, 0.7)] + [trajectory(1.0, task=other)]
+    rows += [trajectory(r, task=unsolved) for r in (0.1, 0.9)]
+    pairs = credit.trajectory_pairs(rows)
+    assert [(a['reward'], b['reward']) for a, b in pairs] == [(1.0, 0.2), (1.0, 0.7)]
+    assert len(credit.trajectory_pairs(rows, solved=False)) == 3
+
+
+def test_pairs_of_turns_come_from_the_halves():
+    rng = np.random.default_rng(0)
+    advantages = rng.normal(size=(50, 16))
+    advantages[7] = 0.0
+    pairs = credit.turn_pairs(advantages, 4, rng)
+    assert len(pairs) == 4 * 49 and not any(state == 7 for state, _, _ in pairs)
+    for state, better, worse in pairs:
+        rank = np.argsort(np.argsort(-advantages[state]))
+        assert rank[better] < 8 <= rank[worse]
+    extremes = credit.turn_pairs(advantages[:3], 4, rng, extremes=True)
+    assert [(a, b) for _, a, b in extremes] == [(row.argmax(), row.argmin()) for row in advantages[:3]]
+
+
+# Advantages
+
+
+def test_advantages_against_whole_sequences(tokenizer):
+    """Of candidates of many lengths, read behind a shared prompt, against a row for each."""
+    states = [credit.State(TASK, HISTORY[:1]), credit.State(TASK, HISTORY[:3])]
+    candidates = [[[9, 8, 2], [40, 2], [7, 7, 7, 7, 2]], [[100, 2], [5, 6, 2], [201, 30, 2]]]
+    judge = credit.Judge(ARCH, made(1), made(2), tokenizer, batch=4)
+    found = judge.advantages(states, candidates)
+    whole = jax.jit(functools.partial(token_logps, ARCH))
+    for n, state in enumerate(states):
+        before = words.prompt(tokenizer, state.history, words.hidden_message(TASK))
+        for k, ids in enumerate(candidates[n]):
+            row = np.zeros((1, 128), np.int32)
+            row[0, : len(before) + len(ids)] = [*before, *ids]
+            segments = (np.arange(128)[None] < len(before) + len(ids)).astype(np.int32)
+            parts = [whole(made(seed), row, np.arange(128)[None], segments)[0, len(before) :].sum() for seed in (1, 2)]
+            assert found[n, k] == pytest.approx(float(parts[0] - parts[1]) / len(ids), abs=1e-4)
+    same = credit.Judge(ARCH, made(1), made(1), tokenizer, batch=4)
+    np.testing.assert_array_equal(same.advantages(states, candidates), 0.0)
+    sums = credit.Judge(ARCH, made(1), made(2), tokenizer, mean=False, batch=4).advantages(states, candidates)
+    np.testing.assert_allclose(sums, found * [[3, 2, 5], [2, 3, 3]], atol=2e-4)
+
+
+def test_the_critic_learns_which_turn_it_was(tokenizer):
+    """Two trajectories that differ in one turn: credit goes to it, and a critic at its reference has loss log 2."""
+    wasted = [{'role': 'user', 'content': 'f(a): x'}, {'role': 'assistant', 'content': 'times?'}, *HISTORY[2:]]
+    useful = [{'role': 'user', 'content': 'f(a): x'}, *HISTORY[1:]]
+    config = learner.get_config()
+    config.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'turns': 3, 'beta': 1.0, 'updates': 30})
+    config.update({'learning_rate': 3e-3, 'warmup': 0.0})
+    data = credit.pair_data(tokenizer, [(trajectory(1.0, useful), trajectory(0.0, wasted))] * 2, informed=True)
+    data = credit.nested(credit.with_reference(ARCH, made(1), data, config, batch=2))
+    critic = learner.make(ARCH, config)
+    state = jax.jit(critic.init)(KEY, data)
+    state = state.replace(net=state.net.replace(params=made(1)))
+    update = jax.jit(lambda state: critic.update(state, data, critic.hparams))
+    state, first = update(state)
+    assert float(first['loss']) == pytest.approx(np.log(2), abs=1e-5)
+    for _ in range(29):
+        state, metrics = update(state)
+    assert float(metrics['accuracy']) == 1.0
+    judge = credit.Judge(ARCH, state.net.params, made(1), tokenizer, batch=1)
+    turns = [[[*tokenizer.encode(text), tokenizer.stops[0]] for text in ('rule?', 'times?')]]
+    better, worse = judge.advantages([credit.State(TASK, useful[:1])], turns)[0]
+    assert better > worse + 0.1
+
+
+def test_values_are_read_at_the_ends_of_turns(tokenizer):
+    rows = words.rows([words.row(tokenizer, HISTORY)], 128)
+    at = np.flatnonzero(value_head.ends(jax.tree.map(jnp.asarray, rows))[0])
+    assert list(rows['tokens'][0, at]) == [tokenizer.stops[0]] * 2
+    config = learner.get_config()
+    config.update({'learning_rate': 1e-2, 'updates': 40})
+    value = value_head.make(ARCH, config)
+    data = jax.tree.map(lambda x: jnp.concatenate([x, x]), jax.tree.map(jnp.asarray, rows))
+    data['tokens'] = data['tokens'].at[1, int(at[0]) - 1].set(9)
+    data['solved'] = jnp.array([1.0, 0.0])
+    state = jax.jit(value.init)(KEY, data)
+    update = jax.jit(lambda state: value.update(state, data, value.hparams))
+    for _ in range(40):
+        state, metrics = update(state)
+    assert float(metrics['accuracy']) == 1.0 and float(metrics['loss']) < 0.2
+
+
+# Play
+
+
+def test_many_episodes_at_once(tokenizer):
+    tasks = [TASK | {'spec': {'slots': [], 'grammar': 'restricted'}}] * 3
+    player = Player(ARCH, made(1), tokenizer, max_tokens=6, batch=2)
+    played = player.play(tasks, ScriptedHuman(), KEY, turns=2)
+    assert [len(one['dialogue_history']) for one in played] == [4, 4, 4]
+    for one in played:
+        roles = [turn['role'] for turn in one['dialogue_history']]
+        assert roles == ['user', 'assistant'] * 2 and one['answer'] == one['dialogue_history'][-1]['content']
+    last = player.play(tasks, ScriptedHuman(), KEY, turns=1, samples=3, choose=lambda e, drawn: [2] * len(e))
+    prompts = [words.prompt(tokenizer, [HISTORY[0]])] * 3
+    drawn = player.draw(prompts, jax.random.fold_in(KEY, 0), 3)
+    assert [one['dialogue_history'][-1]['tokens'] for one in last] == [own[2] for own in drawn]
+    with pytest.raises(UserError, match='there is room for'):
+        player.draw([[1] * 2000], KEY)
+
+
+@pytest.mark.slow
+def test_all_arms_at_the_smallest_size(tmp_path):
+    """The whole of it, twice: what is there is not made again."""
+    config = experiment.get_config()
+    config.update({'train_tasks': 24, 'test_tasks': 8, 'demonstrations': 2, 'layers': 1, 'width': 32, 'heads': 2})
+    config.update({'rollouts': 2, 'states': 12, 'candidates': 4, 'max_tokens': 64, 'batch': 16, 'rft_updates': 2})
+    config.mt_dpo_updates = 2
+    for block in ('sft', 'critic', 'value', 'policy'):
+        config[block].updates, config[block].batch_size = 2, 4
+    said = []
+    run = experiment.Experiment(tmp_path, config, say=said.append)
+    run.trajectories = lambda: [  # so small a model solves nothing
+        trajectory(float(i % 2), one['dialogue_history'], one['task']) for i, one in enumerate(run.demonstrations())
+    ]
+    for name in (*experiment.ARMS, *experiment.SCRIPTED):
+        rows = run.evaluated(name)
+        assert len(rows) == 8 and all(0 <= row['reward'] <= 1 for row in rows)
+    assert sum(row['reward'] for row in run.evaluated('oracle')) == 8
+    assert len(run.best_of('sweet', 3)) == 8
+    count = len(said)
+    again = experiment.Experiment(tmp_path, config, say=said.append)
+    assert again.evaluated('sweet') == run.evaluated('sweet') and len(said) == count
+    with pytest.raises(UserError, match="did you mean 'sweet'"):
+        run.policy('swet')
+    assert isinstance(config, ml_collections.ConfigDict)
