@@ -33,7 +33,8 @@ from colbench_jax.sweet_rl.play import Player, room
 from colbench_jax.tasks.backend.generate import generate
 from colbench_jax.tasks.files import read_tasks, read_trajectories, write_lines
 from core_jax import training
-from core_jax.errors import unknown
+from core_jax.cli import require_positive
+from core_jax.errors import UserError, unknown
 from core_jax.files import write_json_atomic
 from core_jax.state import Learner
 from core_jax.transformer import learner, tokenizer
@@ -307,6 +308,16 @@ class Experiment:
             self.say(f'{name} ...')
             write_json_atomic(path, made())
         return json.loads(path.read_text())
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for numbers out of range."""
+    counts = ('train_tasks', 'test_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states')
+    require_positive(config, (*counts, 'turn_pairs', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
+    require_positive(config, ('candidates',), least=2)
+    require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
+    if config.width % (2 * config.heads):
+        raise UserError(f'a width of {config.width} does not divide into {config.heads} heads of an even size')
 
 
 def arm_named(name: str) -> Arm:
