@@ -3,7 +3,8 @@
     NAME-HASH/               a run directory (config.json, metrics.jsonl), and
     NAME-HASH/policy.npz     the parameters, written last
 
-HASH stands for all that decides the parameters, so that a change of any of it is another model and never a stale file.
+HASH stands for settings, data, seed, start and the shapes of the parameters, so that a change of any of these is
+another model and never a stale file. What it does not see is a change of the code.
 """
 
 from __future__ import annotations

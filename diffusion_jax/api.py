@@ -24,10 +24,11 @@ from jax.sharding import Mesh
 
 from core_jax import cli
 from core_jax.errors import UserError, unknown
+from core_jax.files import reason
 from core_jax.mesh import fetch
 from diffusion_jax import learned_value, methods
 from diffusion_jax.domains.task import Reward, Task
-from diffusion_jax.process import Process
+from diffusion_jax.process import Process, sample
 from diffusion_jax.search import anneal, hosted, on_host, refine, smc, tree
 from diffusion_jax.search.run import Result, group_keys, on_device
 from diffusion_jax.value import Value
@@ -93,8 +94,19 @@ def task_config(
     return config
 
 
+def check_reward(domain: str, name: str | None, config: ml_collections.ConfigDict, reward: str | None) -> None:
+    """Raises UserError for a reward that a task does not have, before it trains its models."""
+    module = domain_module(domain)
+    name = name or module.TASKS[0]
+    names = module.reward_names(name, config)
+    if reward and reward not in names:
+        raise unknown(f'reward of {name}', reward, names)
+
+
 def domain_module(domain: str) -> Any:
-    """TASKS, names of which the first is the default, get_config(name), and make(name, config) -> Task."""
+    """TASKS, names of which the first is the default, get_config(name), reward_names(name, config), and
+    make(name, config) -> Task.
+    """
     if domain not in DOMAINS:
         raise unknown('domain', domain, DOMAINS)
     return importlib.import_module(f'diffusion_jax.domains.{domain}')
@@ -119,6 +131,21 @@ def check_values(values: str, samples: int, lookahead: int) -> None:
         raise UserError('a learned value takes no samples and no lookahead')
 
 
+def check_shape(reward: Reward, process: Process) -> None:
+    """Raises UserError where a reward on the device does not give a number for each design."""
+    if reward.on_device is None:
+        return
+    key = jax.ShapeDtypeStruct((3,), jax.random.key(0).dtype)
+    try:
+        designs = jax.eval_shape(lambda keys: sample(process, keys), key)
+        found = jax.eval_shape(reward.on_device, reward.params, designs)
+        shape = found.shape
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f'the reward fails on designs of shape {designs.shape}: {reason(error)}') from error
+    if shape != (3,):
+        raise UserError(f'the reward of 3 designs has shape {shape}, not (3,): one number a design')
+
+
 def value_of(reward: Reward, *, samples: int = 0, lookahead: int = 0, alpha: float = 0.0) -> Value:
     """The value of states on the way to designs with this reward."""
     return Value(
@@ -137,7 +164,7 @@ def design(
     *,
     method: str = 'dsearch',
     reward: str | None = None,
-    nfe: int = 64,
+    nfe: int | None = None,
     designs: int = 32,
     seed: int = 0,
     fields: dict[str, Any] | None = None,
@@ -151,7 +178,9 @@ def design(
     scorer: Any = None,
 ) -> Found:
     """Designs by a search whose cost for each of them is at most `nfe` calls of the denoiser (by='rewards': of the
-    reward). reward: a name of the task's, by default its first. samples, lookahead: of the value, see `value.Value`.
+    reward; None: 64, or the next power of two that the method's smallest plan takes).
+
+    reward: a name of the task's, by default its first. samples, lookahead: of the value, see `value.Value`.
     values: 'posterior', or 'learned': by a network that is fitted first, once (`learned_value`); the budget does not
     hold what that takes, nor do `Found.calls` and `Found.seconds`.
     start: designs to refine, as `Task.decode` writes them, in turn where more are wanted (rerd, genetic, anneal).
@@ -162,6 +191,7 @@ def design(
     check_values(values, samples, lookahead)
     chosen, name = choose(task, reward)
     config, fit = method_config(method, task, fields), None
+    check_shape(chosen, task.process)
     value = value_of(chosen, samples=samples, lookahead=lookahead, alpha=config.get('alpha', 0.0) if samples else 0.0)
     learning = learned_value.get_config()
     if values == 'learned':
@@ -170,6 +200,8 @@ def design(
     plan = methods.at_budget(method, task.process, value, config, nfe, by=by, seeds=seeds is not None)
     groups = -(-designs // plan.designs)
     if seeds is not None:
+        if len(seeds) > groups * plan.designs:
+            raise UserError(f'{len(seeds)} designs to begin from, {groups * plan.designs} are wanted: raise designs')
         seeds = seeds[np.arange(groups * plan.designs) % len(seeds)].reshape(groups, plan.designs, *seeds.shape[1:])
     with _pool(chosen, workers, scorer) as scorer:
         if values == 'learned':
@@ -179,8 +211,13 @@ def design(
         began = time.perf_counter()
         result, busy = _search(task, value, plan, jax.random.key(seed), groups, mesh, scorer, seeds)
         seconds = time.perf_counter() - began
-    flat = result.designs.reshape(-1, *result.designs.shape[2:])[:designs]
-    rewards = {name: result.rewards.reshape(-1)[:designs]}
+        if (result.failed == result.reward_calls).all():
+            why = scorer.first_error if scorer is not None else ''
+            raise UserError(f'not one design has a reward; {why or "it was never a finite number"}')
+        flat = result.designs.reshape(-1, *result.designs.shape[2:])[:designs]
+        own = judge(task, name, flat, scorer=scorer)  # NaN for those that count as the floor
+    found = result.rewards.reshape(-1)[:designs]
+    rewards = {name: np.where(np.isfinite(own), found, np.nan)}
     if chosen.held_out:
         rewards[chosen.held_out] = judge(task, chosen.held_out, flat, workers)
     return Found(flat, task.decode(flat), rewards, result, plan, config, seconds, busy, fit)

@@ -21,17 +21,18 @@ from typing import Any
 from core_jax.cli import Parser, keep_compiled, load_preset, quoted
 from core_jax.errors import UserError, exit_on_user_error
 
-CELL = ('method', 'budget', 'seed')  # which one a row is of; the rest is measured
+CELL = ('method', 'budget', 'seed', 'commit')  # which one a row is of; the rest is measured
 TITLES = {  # of the tables; what a task measures beside these has its name as its title
     'judge': 'Judge, median of the designs',
     'judge_q90': 'Judge, 90 % quantile',
     'reward': 'Reward that was searched with, median',
     'diversity': 'Diversity',
+    'unique': 'Share of designs that differ',
     'log_likelihood': 'Log-likelihood under the prior, median',
     'reward_calls': 'Reward calls a design',
 }
 TRAINING = ('training_denoiser_calls', 'training_reward_calls', 'value_explained')  # of learned values
-UNTOLD = ('failed', 'unique', 'denoiser_calls', 'seconds', *TRAINING)  # in compare.json alone
+UNTOLD = ('failed', 'denoiser_calls', 'seconds', *TRAINING)  # in compare.json alone
 VALUED = ('values', 'samples', 'lookahead')  # how states are valued, see `api.design`
 METHODS = {  # name in the tables: (method, its settings; those of VALUED may be among them)
     'best of N': ('best_of_n', {}),
@@ -45,7 +46,7 @@ METHODS = {  # name in the tables: (method, its settings; those of VALUED may be
     'DSearch': ('dsearch', {'oversample': 4}),
     'DSearch-R': ('dsearch', {'oversample': 1, 'group': 16, 'replace': 0.25, 'temperature': 1.0}),
     'RERD': ('rerd', {'children': 2, 'back': 0.1}),
-    'RERD, select': ('rerd', {'children': 1, 'back': 0.1, 'group': 16, 'temperature': 0.2}),
+    'RERD select': ('rerd', {'children': 1, 'back': 0.1, 'group': 16, 'temperature': 0.2}),
     'genetic': ('genetic', {}),
     'annealed (ours)': ('anneal', {}),
 }
@@ -110,10 +111,11 @@ def settings(preset: dict[str, Any], flags: Any, fields: dict[str, str]) -> dict
             raise UserError(f'cannot read --budgets={flags.budgets}; write it like 16,64,256')
         asked['budgets'] = tuple(int(text) for text in flags.budgets.split(','))
     if flags.methods:
-        for name in flags.methods.split(','):
+        names = [name.strip() for name in flags.methods.split(',')]
+        for name in names:
             if name not in asked['methods']:
                 raise unknown('method of the comparison', name, asked['methods'])
-        asked['methods'] = {name: asked['methods'][name] for name in flags.methods.split(',')}
+        asked['methods'] = {name: asked['methods'][name] for name in names}
     if min(asked['seeds'], asked['designs'], *asked['budgets']) < 1:
         raise UserError('seeds, designs and budgets must be at least 1')
     return asked
@@ -123,12 +125,15 @@ def run(
     asked: dict[str, Any], workdir: str | None, workers: int | None, report_only: bool, command: str
 ) -> pathlib.Path:
     """Runs the cells that are missing, then writes table and picture."""
+    from core_jax import provenance
     from core_jax.files import write_json_atomic
     from diffusion_jax import api
 
+    commit = provenance.git_commit()
     for label in asked['methods']:
         api.check_values(**_values(asked, label))
     config = api.task_config(asked['domain'], asked['task'] or None, asked['task_config'])
+    api.check_reward(asked['domain'], asked['task'] or None, config, asked['reward'] or None)
     task = api.task(asked['domain'], asked['task'] or None, config)
     reward, name = api.choose(task, asked['reward'] or None)
     directory = pathlib.Path(workdir or f'runs/compare-{task.name}-{name}')
@@ -150,11 +155,11 @@ def run(
             if path.exists():
                 continue
             row = _cell(task, name, asked, label, budget, seed, scorer)
-            write_json_atomic(path, row)
+            if 'refused' not in row:
+                write_json_atomic(path, row | {'commit': commit})
             told = row.get('refused') or f'{name} {row["reward"]:.4g}  judge {row["judge"]:.4g}  {row["seconds"]:.1f} s'
             print(f'{number}/{len(cells)}  {label} at {budget}, seed {seed}: {told}', flush=True)
     rows = [json.loads(path.read_text()) for cell in cells if (path := _path(directory, asked, *cell)).exists()]
-    rows = [row for row in rows if 'refused' not in row]
     if not rows:
         raise UserError(f'nothing has been run in {directory}, or every budget is too small')
     order = list(asked['methods'])  # a method may lack the first budget
@@ -167,7 +172,8 @@ def run(
         'judge': reward.held_out or name,
     }
     settled = ('task_config', 'budgets', 'seeds', 'designs', 'samples', 'lookahead', 'methods')
-    document = about | {key: asked[key] for key in settled}
+    commits = sorted({row['commit'] for row in rows})  # of the cells: what was there is not run again
+    document = about | {key: asked[key] for key in settled} | {'commits': commits}
     write_json_atomic(directory / 'compare.json', _dated(document | {'rows': table}))
     (directory / 'report.md').write_text(markdown(table, document))
     draw(table, document, directory / 'compare.png')
@@ -219,7 +225,7 @@ def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int,
         return row | {'refused': str(error)}
     searched, judged = (list(found.rewards.values())[i] for i in (0, -1))
     return row | {
-        'reward': float(np.median(searched)),
+        'reward': float(np.nanmedian(searched)),
         'judge': float(np.nanmedian(judged)),
         'judge_q90': float(np.nanquantile(judged, 0.9)),
         'failed': int(found.result.failed.sum()),
@@ -254,10 +260,8 @@ def summarized(rows: Sequence[dict]) -> list[dict[str, Any]]:
 def _dated(document: dict[str, Any]) -> dict[str, Any]:
     import jax
 
-    from core_jax import provenance
-
     device = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
-    return document | {'device': device, 'commit': provenance.git_commit(), 'date': time.strftime('%Y-%m-%d')}
+    return document | {'device': device, 'date': time.strftime('%Y-%m-%d')}
 
 
 def markdown(table: Sequence[dict], about: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument('--task', help='a variant of the domain, see --list')
     parser.add_argument('--method', default='dsearch', help='see --list (%(default)s)')
     parser.add_argument('--reward', help="by default the task's first; see --list")
-    parser.add_argument('--nfe', type=int, default=64, help='denoiser calls a design (%(default)s)')
+    parser.add_argument('--nfe', type=int, help='denoiser calls a design (64, or what the method needs at least)')
     parser.add_argument('--designs', type=int, default=32, help='how many are returned (%(default)s)')
     parser.add_argument('--start', metavar='FILE', help='designs that rerd, genetic or anneal begin from, one a line')
     parser.add_argument('--values', default='posterior', help='of states: posterior, or learned first (%(default)s)')
@@ -33,8 +33,10 @@ def main() -> int:
     parser.add_argument('--overwrite', action='store_true', help='start over in --workdir')
     parser.add_argument('--list', action='store_true', help='tasks with their rewards, methods with their settings')
     flags, overrides, fields = parser.parse(blocks=('config', 'task'))
-    if min(flags.nfe, flags.designs) < 1:
-        raise UserError('--nfe and --designs must be at least 1')
+    for name in ('nfe', 'designs', 'workers'):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise UserError(f'--{name} must be at least 1, got {value}')
     from core_jax import session  # jax is imported here, after --help and the errors of the flags
     from diffusion_jax import report
 

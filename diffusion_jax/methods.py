@@ -6,6 +6,7 @@ A budget is the number of denoiser calls for each design that is returned. What 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -194,16 +195,18 @@ def at_budget(
     process: Process,
     value: Value,
     config: ml_collections.ConfigDict,
-    budget: int,
+    budget: int | None,
     *,
     by: str = 'calls',
     seeds: bool = False,
 ) -> Plan:
     """The largest plan of a method whose cost for each returned design is at most `budget`.
 
-    by: 'calls' of the denoiser, or 'rewards'. seeds: of designs that are given, in place of a first search.
+    budget: None for 64, or where the smallest plan costs more, the next power of two. by: 'calls' of the denoiser, or
+    'rewards'. seeds: of designs that are given, in place of a first search; then one turn is the least.
 
-    Raises TooSmall where the budget does not allow the smallest one, UserError where the method takes no seeds.
+    Raises TooSmall where the budget does not allow the smallest one, UserError where the method takes no seeds, and
+    where a larger plan costs no more, as with a process of one step.
     """
 
     def made(size: int) -> tuple[Plan, float]:
@@ -214,12 +217,19 @@ def at_budget(
             plan = refine.from_seeds(plan)
         return plan, getattr(plan, by) / plan.designs
 
-    best, cost = made(1)
+    low = 2 if seeds else 1
+    best, cost = made(low)
+    if budget is None:
+        budget = max(64, 1 << math.ceil(math.log2(max(cost, 1))))
     if cost > budget:
         raise TooSmall(f'{method} takes at least {cost:g} {by} a design here, the budget is {budget}')
-    low, high = 1, 2
+    high = 2 * low
     while (larger := made(high))[1] <= budget:
-        best, low, high = larger[0], high, 2 * high
+        if larger[1] <= cost:
+            raise UserError(
+                f'{method} has no use for more {by} here: no step but the last of {process.steps} is searched'
+            )
+        (best, cost), low, high = larger, high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         plan, cost = made(middle)

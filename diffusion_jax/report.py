@@ -22,12 +22,14 @@ PAPER = 'diffusion'
 
 
 def listing() -> None:
-    """Prints tasks and methods. Rewards of a task are printed by an unknown --reward, since models load with them."""
-    print('domains and their tasks (the first is the default), with the settings that --task.NAME=VALUE changes:')
+    """Prints tasks with their rewards, and methods."""
+    print('domains, their tasks with their rewards (of each the first is the default), settings that --task.NAME=VALUE')
+    print('changes; a reward has NAME-held-out beside it where another judges:')
     for domain in api.DOMAINS:
         for name in api.domain_module(domain).TASKS:
-            print(f'  {domain:11} {name}')
-            if config := api.task_config(domain, name):
+            config = api.task_config(domain, name)
+            print(f'  {domain:11} {name}: {_some(api.domain_module(domain).reward_names(name, config))}')
+            if config:
                 blocks = [f'{key}.*' if hasattr(value, 'items') else key for key, value in config.items()]
                 print(f'  {"":11}   {", ".join(blocks)}')
     print('\nmethods, with the settings that --config.NAME=VALUE changes:')
@@ -40,11 +42,16 @@ def listing() -> None:
         print(f'  {name:15} {reward.about}{f"; reported by {reward.held_out}" if reward.held_out else ""}')
 
 
+def _some(names: list[str]) -> str:
+    return ', '.join(name for name in names if not name.endswith('-held-out'))
+
+
 def single(flags: Any, overrides: dict[str, str], fields: dict[str, str], command: list[str]) -> None:
     """`main`: one search. overrides: fields of the method's config; fields: of the task's."""
     cli.apply(methods.get_config(flags.method), overrides)  # what is wrong with these is said before a model is trained
     api.check_values(flags.values, flags.samples, flags.lookahead)
     task_config = api.task_config(flags.domain, flags.task, fields)
+    api.check_reward(flags.domain, flags.task, task_config, flags.reward)
     mesh = make_mesh(flags.mesh)
     if flags.workdir:
         Run.check(flags.workdir, resume=False, overwrite=flags.overwrite)
@@ -54,7 +61,7 @@ def single(flags: Any, overrides: dict[str, str], fields: dict[str, str], comman
         flags.workdir or f'runs/{PAPER}-{task.name}-{flags.method}-{time.strftime("%Y%m%d-%H%M%S")}'
     )
     print(f'{task.name}: {task.about}')
-    print(f'{flags.method} for {name} ({reward.about}), {flags.nfe} calls a design, {jax.device_count()} device(s)')
+    print(f'{flags.method} for {name} ({reward.about}), {jax.device_count()} device(s)')
     found = api.design(
         task,
         method=flags.method,
@@ -81,12 +88,15 @@ def single(flags: Any, overrides: dict[str, str], fields: dict[str, str], comman
 
 
 def _lines(path: str) -> list[str]:
-    """The lines of a file that are not empty, without the heads of a FASTA. Raises UserError."""
+    """Designs in a file: a line each, or of a FASTA what stands between two heads. Raises UserError."""
     try:
         lines = [line.strip() for line in pathlib.Path(path).read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'cannot read the designs in {path}: {reason(error)}') from error
-    return [line for line in lines if line and not line.startswith('>')]
+    if not any(line.startswith('>') for line in lines):
+        return [line for line in lines if line]
+    parts = '\n'.join(lines).split('>')[1:]  # each begins with the rest of its head
+    return [''.join(part.split('\n')[1:]) for part in parts]
 
 
 def write(run: Run, task: Task, found: api.Found, seed: int) -> None:

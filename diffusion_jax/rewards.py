@@ -73,6 +73,8 @@ class Scorer:
     """
 
     def __init__(self, reward: HostReward, *, workers: int | None = None, timeout: float = 120.0):
+        if workers is not None and workers < 1:
+            raise UserError(f'workers must be at least 1, got {workers}')
         self._reward, self._timeout = reward, timeout
         self._changed = threading.Condition()
         self._known: dict[bytes, float] = {}

@@ -16,9 +16,9 @@ def get_config() -> dict:
     return {
         'methods': {name: METHODS[name] for name in others}
         | {
-            'DSearch-R, recommended': ('dsearch', METHODS['DSearch-R'][1] | {'replace': 0.0625}),
-            'DSearch, scheduled': ('dsearch', {'oversample': 4, 'search': 'exponential'}),
+            'DSearch-R recommended': ('dsearch', METHODS['DSearch-R'][1] | {'replace': 0.0625}),
+            'DSearch scheduled': ('dsearch', {'oversample': 4, 'search': 'exponential'}),
             'DSearch, 4 completions': ('dsearch', {'oversample': 4, 'group': 16, 'samples': 4}),
-            'SVDD, learned': ('svdd', {'values': 'learned'}),
+            'SVDD learned': ('svdd', {'values': 'learned'}),
         },
     }

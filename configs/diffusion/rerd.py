@@ -15,11 +15,11 @@ from diffusion_jax.compare import METHODS
 def get_config() -> dict:
     return {
         'methods': {
-            name: METHODS[name] for name in ('best of N', 'SVDD', 'nested IS', 'RERD', 'RERD, select', 'genetic')
+            name: METHODS[name] for name in ('best of N', 'SVDD', 'nested IS', 'RERD', 'RERD select', 'genetic')
         }
         | {
-            'RERD, 4 children': ('rerd', {'children': 4, 'back': 0.2}),
-            'RERD, keep': ('rerd', {'children': 1, 'back': 0.1, 'keep': True}),
-            'RERD, select and keep': ('rerd', METHODS['RERD, select'][1] | {'keep': True}),
+            'RERD 4 children': ('rerd', {'children': 4, 'back': 0.2}),
+            'RERD keep': ('rerd', {'children': 1, 'back': 0.1, 'keep': True}),
+            'RERD select and keep': ('rerd', METHODS['RERD select'][1] | {'keep': True}),
         },
     }

@@ -50,6 +50,14 @@ def get_config(name: str = 'promoters') -> ml_collections.ConfigDict:
     )
 
 
+def reward_names(name: str, config: ml_collections.ConfigDict) -> list[str]:
+    """Of a task with these settings, before anything is trained."""
+    if name == 'lab':
+        return list(lab.EXPERIMENTS)
+    motifs = [factor.lower() for factor in config.motifs]
+    return ['expression', 'expression-held-out', *motifs, *(f'{first}-only' for first in motifs[:1] if len(motifs) > 1)]
+
+
 def make(name: str = 'lab', config: ml_collections.ConfigDict | None = None) -> Task:
     """The task of this name, 'lab' or 'promoters'. Raises UserError for another one, and where data are missing."""
     if name == 'lab':

@@ -66,6 +66,12 @@ def get_config(name: str = 'digits') -> ml_collections.ConfigDict:
     )
 
 
+def reward_names(name: str, config: ml_collections.ConfigDict) -> list[str]:
+    """Of a task with these settings, before anything is trained."""
+    classes = [f'class-{label}' for label in CLASSES[name]]
+    return ['jpeg', 'dct', 'variation', *(part for each in classes for part in (each, f'{each}-held-out'))]
+
+
 def make(
     name: str = 'digits', config: ml_collections.ConfigDict | None = None, say: Callable[[str], None] = print
 ) -> Task:

@@ -55,6 +55,11 @@ def get_config(name: str = 'moses') -> ml_collections.ConfigDict:
     )
 
 
+def reward_names(name: str, config: ml_collections.ConfigDict) -> list[str]:
+    """Of the task with these settings, before anything is trained."""
+    return list(rewards(config))
+
+
 def make(name: str = 'moses', config: ml_collections.ConfigDict | None = None) -> Task:
     """The task 'moses'; trains its model where it is missing.
 

@@ -66,6 +66,13 @@ def get_config(name: str = 'mpnn') -> ml_collections.ConfigDict:
     )
 
 
+def reward_names(name: str, config: ml_collections.ConfigDict) -> list[str]:
+    """Of a task with these settings, before anything is trained."""
+    pairs = ('amp', 'amp-low-charge') if name == 'peptides' else ('two-state', 'stability')
+    structural = ['structure'] if name == 'mpnn' and config.fold else []
+    return [*(part for each in pairs for part in (each, f'{each}-held-out')), *composition.REWARDS, *structural]
+
+
 def make(name: str = 'mpnn', config: ml_collections.ConfigDict | None = None) -> Task:
     """The task of this name, 'mpnn' or 'peptides'.
 

@@ -79,7 +79,7 @@ def plan(
 ) -> tree.Plan:
     """Tables of a DSearch of groups of `designs`.
 
-    replace: share of the beams that DSearch-R replaces on each searched step; it wants oversample 1.
+    replace: share of the beams that DSearch-R replaces on each searched step but the last; it wants oversample 1.
 
     Raises UserError where numbers are out of range.
     """
@@ -89,6 +89,8 @@ def plan(
     if replace and (worst < 1 or oversample > 1 or depth > 1 or not 0 < replace < 1):
         raise UserError(f'replace {replace} of {designs} beams must be at least one and not all, without oversampling')
     first = oversample * designs
+    if replace and resample_temperature <= 0:
+        raise UserError(f'the temperature of the replacement must be positive, got {resample_temperature}')
     kept = beam_schedule(beams if oversample > 1 else 'none', process.steps, first, designs)
     if depth > 1:
         rows = _blocks(process.steps, kept, children, first, depth, search, seed, released)
@@ -98,11 +100,12 @@ def plan(
 
 
 def _rows(kept, budget: float, first: int, searched, children: int, worst: int, released: bool) -> list[tree.Row]:
-    rows, alive = [], first
-    for keep, search in zip(kept, searched, strict=True):
+    rows, alive, last = [], first, len(kept) - 1
+    for i, (keep, search) in enumerate(zip(kept, searched, strict=True)):
         if search:
             each = max(int(budget * max(1.0, first / alive)), 1)
-            rows.append(tree.Row([each] * alive, search=True, keep=keep, replace=worst))
+            # What the last step makes are designs: copies of the better ones would be no more of them.
+            rows.append(tree.Row([each] * alive, search=True, keep=keep, replace=worst if i < last else 0))
             alive = min(keep, alive)
         elif released:
             rows.append(tree.Row([children] * alive, search=True, keep=keep))

@@ -24,7 +24,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core_jax.errors import UserError
 from core_jax.mesh import fetch
 from diffusion_jax.process import Process
 from diffusion_jax.rewards import Scorer
@@ -112,7 +111,6 @@ def search(
         seconds = time.perf_counter() - began
 
     result = joined(results)
-    check_rewarded(result, scorer)
     return result, Pace(seconds, min(device.busy / seconds, 1.0), compile_seconds)
 
 
@@ -140,12 +138,6 @@ def joined(results: Sequence[Result]) -> Result:
         {name: np.concatenate([one.trace[name] for one in results], 1) for name in results[0].trace},
         *(np.concatenate(parts) for parts in zip(*(one[3:] for one in results), strict=True)),
     )
-
-
-def check_rewarded(result: Result, scorer: Scorer) -> None:
-    """Raises UserError where not one design had a reward."""
-    if (result.failed == result.reward_calls).all():
-        raise UserError(f'not one design has a reward; {scorer.first_error or "it was never a finite number"}')
 
 
 def _first(result: Result, count: int) -> Result:

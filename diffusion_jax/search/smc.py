@@ -11,7 +11,8 @@ steps without resampling add up:
 so that the target stays p(x_0) exp(r(x_0) / alpha) / Z, and the product of the mean weights at each resampling is an
 unbiased estimate of Z. v is 0 before the first step. TDS (arXiv 2306.17775) draws particles from the process guided by
 the slope of the value, and log w += log p(y | x) - log q(y | x) makes up for it. Guidance alone (classifier guidance,
-DPS) is the same without weights. A slope costs one call of the denoiser beside the one that it is the slope of.
+DPS) is the same without weights. A slope costs one call of the denoiser beside the one that it is the slope of, and one
+of the reward.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from core_jax.errors import UserError, unknown
-from diffusion_jax.process import Process, PyTree, denoise, static
+from diffusion_jax.process import Process, PyTree, denoise, spread, static
 from diffusion_jax.search.run import Result, ancestors, fold, item_keys, take
 from diffusion_jax.value import Value, combined, floored, guesses, rewards_of
 
@@ -80,11 +81,12 @@ def plan(
     guided = guidance != 0
     if guided and (process.guide is None or value.slope is None):
         raise UserError('this model or reward has no gradient: guidance and TDS need one')
-    calls, rewards = particles * (2 if guided else 1), 0
+    calls, rewards = particles * (2 if guided else 1), particles if guided else 0
     for i in range(steps):
         left = steps - i - 1
         if left:
             calls += particles * (2 if guided else 1)
+            rewards += particles if guided else 0
         if left == 0 or (potential and (i + 1) % every == 0):
             calls += particles * value.calls_a_state(left) if left else 0
             rewards += particles * (value.rewards_a_state if left else 1)
@@ -136,7 +138,9 @@ def _look(process: Process, value: Value, plan: Plan, x: jax.Array, level: Any, 
     """(denoiser's output, slope of the value) of particles [G, N, ...]."""
     groups, flat = x.shape[0], _flat(x)
     out = denoise(process, flat, level, axis)
-    slope = value.slope(value.params, process, flat, level) if plan.guided else ()
+    slope = ()
+    if plan.guided:
+        slope = spread(lambda rows: value.slope(value.params, process, rows, level), flat, axis, process.micro)
     return _grouped(out, groups), _grouped(slope, groups)
 
 
@@ -148,9 +152,9 @@ def start(process: Process, value: Value, plan: Plan, keys: jax.Array, axis: str
     out, slope = _look(process, value, plan, x, jnp.int32(plan.first), axis)
     zeros, none = jnp.zeros((groups, count)), jnp.zeros(groups, jnp.int32)
     origin = jnp.broadcast_to(jnp.arange(count), (groups, count))
-    calls = none + count * (2 if plan.guided else 1)
+    calls, rewards = none + count * (2 if plan.guided else 1), none + (count if plan.guided else 0)
     record = jnp.full((groups, count), -jnp.inf if plan.potential == 'max' else 0.0)
-    return Particles(keys, x, out, slope, zeros, zeros, zeros, record, jnp.zeros(groups), origin, calls, none, none)
+    return Particles(keys, x, out, slope, zeros, zeros, zeros, record, jnp.zeros(groups), origin, calls, rewards, none)
 
 
 def search(
@@ -209,8 +213,8 @@ def moved(process: Process, value: Value, plan: Plan, state: Particles, step, fi
     if final:
         return state.replace(x=y)
     out, slope = _look(process, value, plan, y, level + 1, axis)
-    made = plan.particles * (2 if plan.guided else 1)
-    return state.replace(x=y, out=out, slope=slope, calls=state.calls + made)
+    made, asked = (plan.particles * 2, plan.particles) if plan.guided else (plan.particles, 0)
+    return state.replace(x=y, out=out, slope=slope, calls=state.calls + made, rewards=state.rewards + asked)
 
 
 def designs(process: Process, value: Value, state: Particles, step, level, final: bool, axis) -> jax.Array:

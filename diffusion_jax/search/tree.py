@@ -60,6 +60,7 @@ class Plan:
     contested: jax.Array  # [R] slots in use before the row's pruning
     search: jax.Array  # [R]
     add: jax.Array  # [R]
+    resample: jax.Array  # [R] whether the row's beams replace each other, as `replace` or `redraw` says
     alpha: jax.Array  # []
     first: int = static()
     beams: int = static()  # alive[0]
@@ -92,6 +93,8 @@ def make_plan(
         raise UserError(f'a plan of {len(rows)} steps for a process of {process.steps}')
     if not rows[-1].search:
         raise UserError('the last step of a plan must be searched: what is returned needs a reward')
+    if alpha < 0 or resample_temperature < 0:
+        raise UserError(f'temperatures are at least 0, got {min(alpha, resample_temperature)}')
     width = max(sum(row.children) for row in rows)
     parent = np.zeros((len(rows), width), np.int32)
     compete = np.full((len(rows), width), -1, np.int32)
@@ -122,6 +125,7 @@ def make_plan(
         contested=np.asarray(contested, np.int32),
         search=np.asarray([row.search for row in rows]),
         add=np.asarray([row.add for row in rows]),
+        resample=np.asarray([row.replace > 0 or row.redraw for row in rows]),
         alpha=np.float32(alpha),
         first=first,
         beams=beams,
@@ -219,7 +223,7 @@ def compete(plan: Plan, beams: Beams, row: Any, x: jax.Array, out: PyTree, value
     value = jnp.take_along_axis(values, winner, 1)
     order = _pruned(plan, row, value)
     if plan.replace or plan.redraw:
-        order = _replaced(plan, beams, row, value, order)
+        order = jnp.where(jnp.asarray(plan.resample)[row], _replaced(plan, beams, row, value, order), order)
     chosen = jnp.take_along_axis(winner, order, 1)
     return beams.replace(
         x=take(x, chosen),

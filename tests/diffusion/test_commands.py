@@ -5,12 +5,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 
 from core_jax.errors import UserError
-from diffusion_jax import api, compare, main, methods
+from diffusion_jax import api, compare, main, methods, report
 from diffusion_jax.domains import lab
 from diffusion_jax.domains.task import Reward
 
@@ -99,6 +100,52 @@ def test_plans_use_their_budget_and_no_more(name):
             assert 0.4 * budget < getattr(plan, by) / plan.designs <= budget
 
 
+def test_a_budget_that_is_not_given_is_enough():
+    """64, or the next power of two above the smallest plan."""
+    config = api.method_config('dsearch', lab.make(), {'oversample': 20})
+    smallest = methods.at_budget('dsearch', PROCESS, VALUE, config, 10_000)
+    assert methods.at_budget('svdd', PROCESS, VALUE, api.method_config('svdd', lab.make()), None).calls <= 64
+    found = methods.at_budget('dsearch', PROCESS, VALUE, config, None)
+    assert 64 < found.calls <= 256 < smallest.calls
+
+
+def test_budgets_that_change_nothing_are_said():
+    """One turn is the least that seeds are given, and what cannot grow does not grow for ever."""
+    config = api.method_config('rerd', lab.make())
+    turn = methods.at_budget('rerd', PROCESS, VALUE, config, 64, seeds=True)
+    assert turn.iterations > 1
+    with pytest.raises(methods.TooSmall, match='takes at least 5 calls'):
+        methods.at_budget('rerd', PROCESS, VALUE, config, 3, seeds=True)
+    with pytest.raises(UserError, match='no step but the last'):
+        methods.at_budget('best_of_n', PROCESS.replace(steps=1), VALUE, api.method_config('best_of_n', lab.make()), 64)
+
+
+@pytest.mark.parametrize(
+    'reward,complaint',
+    [
+        (lambda params, x: x.mean(), r'shape \(\), not \(3,\)'),
+        (lambda params, x: jax.numpy.ones((x.shape[0], 2)), r'shape \(3, 2\)'),
+        (lambda params, x: x @ jax.numpy.ones(5), 'fails on designs of shape'),
+        (lambda params, x: jax.numpy.full(x.shape[0], jax.numpy.nan), 'not one design has a reward'),
+    ],
+)
+def test_rewards_that_are_broken(reward, complaint):
+    task = lab.make()
+    broken = task.rewards['six6']._replace(on_device=reward, held_out=None)
+    with pytest.raises(UserError, match=complaint):
+        api.design(task._replace(rewards={'broken': broken}), method='best_of_n', nfe=8, designs=2)
+
+
+def test_designs_to_begin_from_are_read_and_counted(tmp_path):
+    wrapped = tmp_path / 'seeds.fasta'
+    wrapped.write_text('>one\nACGT\nACGT\n>two\nTTTT\nAAAA\n')
+    assert report._lines(str(wrapped)) == ['ACGTACGT', 'TTTTAAAA']
+    wrapped.write_text('ACGTACGT\n\nTTTTAAAA\n')
+    assert report._lines(str(wrapped)) == ['ACGTACGT', 'TTTTAAAA']
+    with pytest.raises(UserError, match='3 designs to begin from, 2 are wanted'):
+        api.design(lab.make(), method='rerd', nfe=64, designs=2, start=['ACGTACGT', 'TTTTAAAA', 'CCCCCCCC'])
+
+
 def test_methods_are_told_the_same_temperature():
     task = lab.make()._replace(alpha=0.25)
     assert api.method_config('smc', task).alpha == 0.25 and api.method_config('genetic', task).alpha == 0.25
@@ -132,7 +179,7 @@ def test_a_comparison_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
     with pytest.raises(UserError, match='interrupted; the same command goes on'):
         command(monkeypatch, compare, *words)
     assert command(monkeypatch, compare, *words) == 0
-    assert len(made) == 9 and len(set(made)) == 8
+    assert len(made) == 12 and len(set(made)) == 8  # those that were refused are asked again
     document = json.loads((tmp_path / 'compare.json').read_text())
     rows = {(row['method'], row['budget']): row for row in document['rows']}
     assert set(rows) == {('SVDD', 30), ('RERD', 30)}  # four calls are less than one pass
@@ -141,7 +188,7 @@ def test_a_comparison_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
     report = (tmp_path / 'report.md').read_text()
     assert 'judged by six6-replicate' in report and '| SVDD |' in report
     assert (tmp_path / 'compare.png').stat().st_size > 20_000
-    assert command(monkeypatch, compare, *words, '--report') == 0 and len(made) == 9
+    assert command(monkeypatch, compare, *words, '--report') == 0 and len(made) == 12
 
 
 @pytest.fixture
@@ -153,6 +200,9 @@ def domain(monkeypatch):
 
         def get_config(name):
             return ml_collections.ConfigDict({'worth': 1.0, 'letters': ('C', 'G')})
+
+        def reward_names(name, config):
+            return ['worth']
 
         def make(name, config):
             def reward(params, x):

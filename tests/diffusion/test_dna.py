@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from numpy_nets import gelu
@@ -217,7 +218,8 @@ def test_promoters_end_to_end(task, files, monkeypatch):
     designs = np.asarray(jax.jit(sample)(process, jax.random.split(jax.random.key(0), 5)))
     assert designs.shape == (5, 15) and designs.max() < 4
     np.testing.assert_array_equal(task.encode(task.decode(designs)), designs)
-    assert set(task.rewards) == {'expression', 'expression-held-out', 'hnf4a', 'foxa1', 'hnf4a-only'}
+    named = dna.reward_names('promoters', ml_collections.ConfigDict({'motifs': ('HNF4A', 'FOXA1')}))
+    assert named == list(task.rewards) == ['expression', 'expression-held-out', 'hnf4a', 'foxa1', 'hnf4a-only']
     for reward in task.rewards.values():
         values = jax.jit(reward.on_device)(reward.params, designs)
         assert values.shape == (5,) and np.isfinite(values).all()

@@ -53,6 +53,7 @@ def test_guided_draws_are_the_tilt(key):
     result = on_device(smc.search, None, PROCESS, VALUE, plan, groups=3000, key=key)
     np.testing.assert_allclose(frequencies(result.designs), TILT / TILT.sum(1, keepdims=True), atol=0.02)
     assert set(result.calls) == {plan.calls} and set(result.reward_calls) == {plan.rewards}
+    assert plan.rewards == 4 * (LENGTH + 1)  # each slope asks for one, and each design
 
 
 def test_weights_of_tds_make_up_for_the_guidance(key):

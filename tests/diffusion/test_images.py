@@ -232,6 +232,7 @@ def test_task_has_a_process_and_rewards(task, key):
     x = jax.jit(lambda keys: processes.sample(task.process, keys))(jax.random.split(key, 6))
     assert x.shape == (6, 8, 8, 1) and np.isfinite(x).all()
     assert {'jpeg', 'dct', 'variation', 'class-7', 'class-7-held-out'} <= set(task.rewards)
+    assert images.reward_names('digits', tiny()) == list(task.rewards)
     for name, reward in task.rewards.items():
         assert reward.held_out is None or reward.held_out in task.rewards, name
         if reward.on_device:

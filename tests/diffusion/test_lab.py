@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from core_jax.errors import UserError
-from diffusion_jax.domains import lab
+from diffusion_jax.domains import dna, lab
 from diffusion_jax.models import table
 
 
@@ -53,6 +53,7 @@ def test_packing_keeps_a_table():
 def test_the_replicate_judges():
     task = lab.make()
     assert task.rewards['six6'].held_out == 'six6-replicate'
+    assert dna.reward_names('lab', dna.get_config('lab')) == list(task.rewards)
     assert 0.9 < np.corrcoef(lab.rewards().ravel(), lab.rewards('six6-replicate').ravel())[0, 1] < 0.99
     with pytest.raises(UserError, match="did you mean 'six6'"):
         lab.rewards('six')

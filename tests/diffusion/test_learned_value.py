@@ -273,16 +273,16 @@ def test_a_comparison_says_what_its_calls_do_not_hold(monkeypatch, tmp_path):
     preset = tmp_path / 'preset.py'
     preset.write_text(
         "def get_config():\n    return {'samples': 1, 'methods': {'SVDD': ('svdd', {}), "
-        "'SVDD, learned': ('svdd', {'values': 'learned'})}}\n"
+        "'SVDD learned': ('svdd', {'values': 'learned'})}}\n"
     )
     words = ('--budgets=24', '--seeds=2', '--designs=4', f'--workdir={tmp_path}', f'--config={preset}')
     assert command(monkeypatch, compare, *words) == 0
     told = (tmp_path / 'report.md').read_text()
-    assert 'SVDD, learned: its value was learned before, once, from 560 denoiser calls and 70 reward calls' in told
+    assert 'SVDD learned: its value was learned before, once, from 560 denoiser calls and 70 reward calls' in told
     assert told.count('learned before') == 1 and 'training_' not in told
     rows = {row['method']: row for row in json.loads((tmp_path / 'compare.json').read_text())['rows']}
-    assert rows['SVDD, learned']['reward_calls']['value'] == 3 and rows['SVDD']['reward_calls']['value'] == 24
-    assert rows['SVDD, learned']['training_reward_calls']['value'] == 70
+    assert rows['SVDD learned']['reward_calls']['value'] == 3 and rows['SVDD']['reward_calls']['value'] == 24
+    assert rows['SVDD learned']['training_reward_calls']['value'] == 70
     assert 'training_reward_calls' not in rows['SVDD']
     preset.write_text("def get_config():\n    return {'methods': {'SVDD': ('svdd', {'values': 'lerned'})}}\n")
     with pytest.raises(UserError, match="did you mean 'learned'"):
@@ -292,4 +292,4 @@ def test_a_comparison_says_what_its_calls_do_not_hold(monkeypatch, tmp_path):
 def test_the_preset_has_one():
     from core_jax.cli import load_preset
 
-    assert load_preset('configs/diffusion/dsearch.py')['methods']['SVDD, learned'] == ('svdd', {'values': 'learned'})
+    assert load_preset('configs/diffusion/dsearch.py')['methods']['SVDD learned'] == ('svdd', {'values': 'learned'})

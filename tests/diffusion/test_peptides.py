@@ -148,6 +148,7 @@ def test_oracles_learn_from_their_halves(task):
     for values in found:
         assert np.mean((values > 0) == (np.arange(100) >= 50)) > 0.9
     assert np.abs(found[0] - found[1]).max() > 0.05
+    assert proteins.reward_names('peptides', proteins.get_config('peptides')) == list(task.rewards)
     assert task.rewards['amp'].held_out == 'amp-held-out' and task.rewards['amp-held-out'].held_out is None
     reward, rows = task.rewards['amp'], jnp.full((1, 50, 21), 1 / 21)
     slope = jax.grad(lambda rows: reward.on_relaxed(reward.params, rows).sum())(rows)

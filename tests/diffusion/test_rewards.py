@@ -162,3 +162,8 @@ def test_nothing_is_left_behind(end, tmp_path):
             break
         time.sleep(0.1)
     assert not any(alive(pid) for pid in workers)
+
+
+def test_a_pool_has_processes():
+    with pytest.raises(UserError, match='workers must be at least 1, got -1'):
+        Scorer(host_rewards.length, workers=-1)

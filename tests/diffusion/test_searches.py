@@ -145,6 +145,20 @@ def test_what_a_search_costs_is_known_before_and_counted(name):
     np.testing.assert_allclose(result.rewards, lab.rewards()[tuple(np.moveaxis(result.designs, -1, 0))], atol=1e-5)
 
 
+@pytest.mark.parametrize('mode', ['replace', 'redraw'])
+def test_beams_replace_each_other_but_not_at_the_end(mode):
+    """First beams that have descendants: fewer on the way, and as many designs after the last step as beams before."""
+    if mode == 'replace':
+        plan = dsearch.plan(PROCESS, GUESSED, children=2, designs=8, replace=0.25, search='all')
+    else:
+        rows = [tree.Row([2] * 8, search=True, redraw=i < 7) for i in range(8)]
+        plan = tree.make_plan(rows, PROCESS, GUESSED, beams=8, resample_temperature=0.1)
+    assert list(plan.resample) == [True] * 7 + [False]
+    left = run(plan, groups=50).trace['origins']
+    assert left[0].mean() < 8 and left[-2].mean() < left[0].mean()
+    np.testing.assert_array_equal(left[-1], left[-2])
+
+
 @pytest.mark.parametrize('name', quick('dsearch'))
 def test_eight_devices_return_the_designs_of_one(name):
     value = GUESSED.replace(samples=1)
@@ -309,6 +323,10 @@ def test_rewards_that_are_not_numbers_are_floored_and_counted():
 def test_plans_that_cannot_be():
     with pytest.raises(UserError, match='at least 1'):
         svdd.plan(PROCESS, GUESSED, children=0)
+    with pytest.raises(UserError, match='at least 0, got -1'):
+        svdd.plan(PROCESS, GUESSED, children=2, alpha=-1.0)
+    with pytest.raises(UserError, match='must be positive'):
+        dsearch.plan(PROCESS, GUESSED, children=2, designs=8, replace=0.25, resample_temperature=0.0)
     with pytest.raises(UserError, match='exponentia'):
         dsearch.plan(PROCESS, GUESSED, children=2, oversample=2, beams='exponentia')
     with pytest.raises(UserError, match='at least one'):
