@@ -397,6 +397,7 @@ def test_svdd_with_exact_values_draws_the_tilted_prior(key):
 # Likelihood
 
 
+@pytest.mark.slow
 def test_bound_is_close_to_the_exact_likelihood(key):
     designs = mixture.sample(PRIOR, key, 400)
     exact = np.asarray(mixture.log_density(PRIOR, designs))

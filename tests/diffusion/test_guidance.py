@@ -56,6 +56,7 @@ def test_guided_draws_are_the_tilt(key):
     assert plan.rewards == 4 * (LENGTH + 1)  # each slope asks for one, and each design
 
 
+@pytest.mark.slow
 def test_weights_of_tds_make_up_for_the_guidance(key):
     """Fully guided, every particle has the weight Z; half guided, the mean weight is Z."""
     exact = smc.plan(PROCESS, VALUE, particles=8, alpha=ALPHA, guidance=1 / ALPHA, threshold=0.0)

@@ -58,6 +58,7 @@ def test_refinement(laboratory, key, temperature, keep):
     both(laboratory, key, make, refine.search, hosted.refined)
 
 
+@pytest.mark.slow
 def test_refinement_of_seeds(laboratory, key):
     def make(process, value):
         return refine.plan(process, smc.plan(process, value, particles=4, alpha=0.5, steps=2), iterations=3)

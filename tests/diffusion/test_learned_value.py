@@ -127,7 +127,8 @@ def test_a_search_by_it_raises_the_reward(six6, monkeypatch, capsys):
     assert found.reward_calls < found.calls / 7
 
 
-@pytest.mark.parametrize('method', ['smc', *(pytest.param(name, marks=pytest.mark.slow) for name in ('svdd', 'rerd'))])
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['smc', 'svdd', 'rerd'])
 def test_rewards_on_the_host_give_the_designs_of_the_device(monkeypatch, method):
     """Once the value is learned, only designs are scored, as many as the plan says."""
     monkeypatch.setattr(learned_value, 'get_config', tiny)

@@ -148,7 +148,8 @@ def every_state(length, size):
     return np.array(list(itertools.product(range(size + 1), repeat=length)), np.int8)
 
 
-@pytest.mark.parametrize('masking', ['mdlm', pytest.param('oaardm', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('masking', ['mdlm', 'oaardm'])
 def test_the_denoiser_learns_the_conditionals_of_a_markov_chain(chain, masking):
     settings = config(tokens=3, masking=masking, batch_size=128, learning_rate=6e-3, ema=0.99)
     settings.network = {'kind': 'cnn', 'hidden': 16, 'stacks': 1}
