@@ -29,7 +29,7 @@ PLAYED = f'{FOLDER}/played.jsonl'
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ('-h', '--help'):
-        print(__doc__)
+        print(f'usage: python -m colbench_jax [{"|".join(COMMANDS)}] [--help]\n\n{__doc__}')
         return 0
     name = words.pop(0) if words and not words[0].startswith('-') else 'report'
     if name not in COMMANDS:

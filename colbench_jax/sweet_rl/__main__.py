@@ -42,7 +42,7 @@ DEBUG = {
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ('-h', '--help'):
-        print(__doc__)
+        print(f'usage: python -m colbench_jax.sweet_rl [{"|".join(STAGES)}] [--help]\n\n{__doc__}')
         return 0
     stage = words.pop(0) if words and not words[0].startswith('-') else 'evaluate'
     if stage not in STAGES:

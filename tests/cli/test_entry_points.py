@@ -17,6 +17,9 @@ PROGRAMS = [
     'scaling.utd.main',
     'scaling.utd.sweep',
     'core_jax.stats',
+    'core_jax.transformer.fetch',
+    'colbench_jax',
+    'colbench_jax.sweet_rl',
 ]
 
 
