@@ -14,6 +14,9 @@ and `ess` is the diversity that may be spent a turn: 1 - turnover / turns, so th
 loses as much (never below a half). The levels go from `back` of the steps to one: moves are far while most of them are
 accepted, and near when few are.
 
+A group returns its designs where it is cooled to a temperature: they are a sample. With alpha = 0 many of them are
+copies, so then it returns the best different ones of all that it has visited, which costs nothing.
+
 Guesses of several positions are drawn independently of each other, so the target is exact where a move hides one.
 An iteration costs one call of the denoiser and one of the reward a design: as many of one as of the other, where SVDD
 needs a pass of the process for what it knows of a design only at its end.
@@ -51,6 +54,7 @@ class Plan:
     limit: jax.Array  # of beta
     ess: jax.Array
     accept: str = static()
+    sample: bool = static()  # whether what is returned is the group, or the best that it has visited
     designs: int = static()
     calls: int = static(default=0)
     rewards: int = static(default=0)
@@ -90,6 +94,7 @@ def plan(
         limit=np.float32(min(1 / alpha, MOST) if alpha else MOST),
         ess=np.float32(1 - min(turnover / max(turns, 1), 0.5)),
         accept=accept,
+        sample=alpha > 0,
         designs=whole.designs,
         calls=whole.calls + turns * whole.designs,
         rewards=whole.rewards + turns * whole.designs,
@@ -103,6 +108,7 @@ class Population:
     key: jax.Array  # [G]
     x: jax.Array  # [G, D, ...]
     reward: jax.Array  # [G, D]
+    best: tuple[jax.Array, jax.Array]  # (designs [G, D, ...], rewards [G, D]): the best different ones so far
     beta: jax.Array  # [G]
     log_z: jax.Array  # [G]
     origin: jax.Array  # [G, D] which of the first designs one descends from
@@ -131,19 +137,21 @@ def search(
 
     first = jax.tree.map(lambda leaf: leaf[None], trace(population))
     if not len(plan.levels):
-        return result(population, first)
+        return result(plan, population, first)
     population, traced = jax.lax.scan(one, population, jnp.arange(len(plan.levels)))
-    return result(population, jax.tree.map(lambda start, rest: jnp.concatenate([start, rest]), first, traced))
+    return result(plan, population, jax.tree.map(lambda start, rest: jnp.concatenate([start, rest]), first, traced))
 
 
 def start(keys: jax.Array, begun: Result) -> Population:
     """What the first search, or the user, has found."""
     groups, count = begun.rewards.shape
     none = jnp.zeros(groups)
+    x, reward = jnp.asarray(begun.designs), jnp.asarray(begun.rewards)
     return Population(
         key=fold(keys, OWN),
-        x=jnp.asarray(begun.designs),
-        reward=jnp.asarray(begun.rewards),
+        x=x,
+        reward=reward,
+        best=different(x, reward, count),
         beta=none,
         log_z=none,
         origin=jnp.broadcast_to(jnp.arange(count), (groups, count)),
@@ -196,6 +204,7 @@ def accepted(value: Value, plan: Plan, population: Population, turn: Any, propos
     """The population after the moves to `proposed` with these rewards [G, D], by the rule of the plan."""
     rewards, failed = floored(value, rewards)
     count = rewards.shape[1]
+    visited = (jnp.concatenate(pair, 1) for pair in zip(population.best, (proposed, rewards), strict=True))
     gain = rewards - population.reward
     if plan.accept == 'metropolis':
         keys = fold(fold(population.key, turn), ACCEPT)
@@ -206,16 +215,28 @@ def accepted(value: Value, plan: Plan, population: Population, turn: Any, propos
     return population.replace(
         x=jnp.where(taken.reshape(*taken.shape, *(1,) * (proposed.ndim - 2)), proposed, population.x),
         reward=jnp.where(taken, rewards, population.reward),
+        best=different(*visited, count),
         moved=taken.mean(1),
         rewards=population.rewards + count,
         failed=population.failed + failed.sum(1),
     )
 
 
-def result(population: Population, traced: dict) -> Result:
+def different(x: jax.Array, reward: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The `count` best designs of x [G, N, ...] by reward [G, N], each once; copies only where there are too few."""
+    flat = x.reshape(*x.shape[:2], -1)
+    same = (flat[:, :, None] == flat[:, None]).all(-1)
+    copy = (same & (jnp.arange(x.shape[1])[None] < jnp.arange(x.shape[1])[:, None])[None]).any(-1)
+    by_reward = jnp.argsort(-reward, -1, stable=True)
+    order = jnp.argsort(jnp.take_along_axis(copy, by_reward, 1), -1, stable=True)
+    return take((x, reward), jnp.take_along_axis(by_reward, order, 1)[:, :count])
+
+
+def result(plan: Plan, population: Population, traced: dict) -> Result:
     """What a search ends with."""
     spent = population.calls, population.rewards, population.failed
-    return Result(population.x, population.reward, traced, *spent)
+    found = (population.x, population.reward) if plan.sample else population.best
+    return Result(*found, traced, *spent)
 
 
 def trace(population: Population) -> dict[str, jax.Array]:

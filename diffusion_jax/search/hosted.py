@@ -154,7 +154,7 @@ def annealed(
             population = accept(value, plan, population, turn, proposed, rewards)
             traced.append(anneal.trace(population))
         traced = {name: np.stack([one[name] for one in fetch(traced)]) for name in traced[0]}
-        return Result(*fetch(tuple(anneal.result(population, traced))))
+        return Result(*fetch(tuple(anneal.result(plan, population, traced))))
 
     halves = np.array_split(np.arange(keys.shape[0]), min(2, keys.shape[0]))
     return on_host.joined(on_host.take_turns([half(rows) for rows in halves]))

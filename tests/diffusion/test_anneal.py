@@ -109,11 +109,26 @@ def test_a_plan_costs_what_it_says(key):
 
 
 def test_a_budget_of_one_pass_makes_no_moves(key):
-    plan = made(iterations=1)
+    plan = made(iterations=1, alpha=1.0)
     result = found(plan, key)
     whole = on_device(tree.search, None, *SMALL, plan.whole, groups=8, key=key)
     np.testing.assert_array_equal(result.designs, whole.designs)
     assert set(result.calls) == {plan.calls} and result.trace['beta'].shape == (1, 8)
+
+
+def test_what_is_returned_is_different(key):
+    """The best of all that was visited, each once; a sample where a temperature is the end."""
+    x = jnp.array([[[1, 2], [3, 4], [1, 2], [5, 6], [3, 4]]])
+    reward = jnp.array([[7.0, 5.0, 7.0, 6.0, 5.0]])
+    designs, rewards = anneal.different(x, reward, 4)
+    np.testing.assert_array_equal(designs[0], [[1, 2], [5, 6], [3, 4], [1, 2]])  # a copy for want of a fourth
+    np.testing.assert_array_equal(rewards[0], [7, 6, 5, 7])
+    result = found(made(iterations=40), key)
+    for group, rewards in zip(result.designs, result.rewards, strict=True):
+        assert len(np.unique(group, axis=0)) == 16 and (np.diff(rewards) <= 0).all()
+    assert (result.rewards[:, 0] >= result.trace['best'].max(0)).all()
+    copies = found(made(iterations=40, alpha=0.05), key)
+    np.testing.assert_allclose(copies.rewards.mean(1), copies.trace['mean'][-1], rtol=1e-6)
 
 
 def test_levels_go_from_far_to_near():
