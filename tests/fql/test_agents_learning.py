@@ -195,6 +195,7 @@ def assert_probe_values(critic):
     np.testing.assert_allclose(found, [0.5, DISCOUNT, 1, 1 / (1 - DISCOUNT), -0.5, 0.5], atol=0.12)
 
 
+@pytest.mark.slow
 def test_fbrac_large_weight_clones_and_small_weight_climbs():
     run = learned(fbrac, alpha=(20.0, 0.1))
     assert_both_modes(acted(run, 0, BANDIT))
@@ -204,6 +205,7 @@ def test_fbrac_large_weight_clones_and_small_weight_climbs():
         assert_probe_values(state.nets.params['critic'])
 
 
+@pytest.mark.slow
 def test_fawac_weights_the_modes_by_the_exponential_of_their_gap():
     """The modes lie 1 apart in value: exp(inv_temp) to 1."""
     run = learned(fawac, inv_temp=1.5)

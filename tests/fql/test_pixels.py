@@ -44,6 +44,7 @@ def train(directory, resume=False, **fields):
     return api.run(fields, dataset=frames(), preset={}, workdir=str(directory), resume=resume)
 
 
+@pytest.mark.slow
 def test_images_offline_and_online_and_resumed(tmp_path, monkeypatch):
     tiny.share_programs(monkeypatch)
     assert train(tmp_path / 'whole') == 0

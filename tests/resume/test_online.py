@@ -35,7 +35,7 @@ def whole(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize('stops', [(3, 11), (19, 26)])
+@pytest.mark.parametrize('stops', [(3, 11), pytest.param((19, 26), marks=pytest.mark.slow)])
 def test_online_run_stopped_twice_equals_the_run_that_was_not(whole, stops, tmp_path, monkeypatch):
     tiny.share_programs(monkeypatch)
     directory = tmp_path / 'run'
@@ -50,6 +50,7 @@ def test_online_run_stopped_twice_equals_the_run_that_was_not(whole, stops, tmp_
 WARM = {'steps': 0, 'online_steps': 14, 'online_envs': 2, 'warmup': 8, 'log_interval': 3, 'eval_interval': 0}
 
 
+@pytest.mark.slow
 def test_stop_in_the_warm_up_is_heard_at_once_and_loses_nothing(tmp_path, monkeypatch):
     tiny.share_programs(monkeypatch)
     assert tiny.train(tmp_path / 'whole', **WARM) == 0

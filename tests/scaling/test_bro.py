@@ -110,7 +110,7 @@ def optimist_loss(params, pi, critic, weights, b, noise):
     return -upper.mean() + weight(weights['regularizer']) * divergence(params, pi, b['observations']).mean()
 
 
-@pytest.fixture(scope='module', params=[{}, MINIMAL], ids=['bro', 'minimal'])
+@pytest.fixture(scope='module', params=[{}, pytest.param(MINIMAL, marks=pytest.mark.slow)], ids=['bro', 'minimal'])
 def updated(request):
     """One update from a point that is nowhere special."""
     rates = {'actor_learning_rate': 2e-2, 'critic_learning_rate': 3e-2, 'temperature_learning_rate': 1e-2}
@@ -309,6 +309,7 @@ def resets():
     return update, (states, b, hparams), found, fetch(once(expected)(begun, b, hparams)), fetch(starts)
 
 
+@pytest.mark.slow
 def test_resets_fall_on_their_steps_and_leave_nothing(resets):
     """Updates 2 (by reset_steps), 5 and 10 (by reset_interval) are the first ones of new networks; 0 is not."""
     _, (states, *_), found, expected, starts = resets
@@ -320,6 +321,7 @@ def test_resets_fall_on_their_steps_and_leave_nothing(resets):
         assert all(np.abs(first - other).max() > 0.1 for other in kernels[i + 1 :])
 
 
+@pytest.mark.slow
 def test_initial_state(resets):
     state = jax.tree.map(lambda x: x[0], resets[-1])
     assert_same(state.critic.params, state.target_critic)
@@ -335,6 +337,7 @@ def test_initial_state(resets):
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_reset_is_a_branch_even_in_a_population(resets):
     """What initialisation costs, the QR decompositions of orthogonal kernels, is within a `cond`, and so skipped."""
     update, arguments, *_ = resets
@@ -413,6 +416,7 @@ def learned():
     return learner, fetch(state), rows
 
 
+@pytest.mark.slow
 def test_learned_values(learned):
     """Those of SAC: the next action's entropy is worth alpha a nat. No return has any spread."""
     _, state, _ = learned
@@ -428,12 +432,14 @@ def test_learned_values(learned):
     np.testing.assert_allclose(z.mean(-1), np.broadcast_to(expected, (2, 6)), atol=0.05)
 
 
+@pytest.mark.slow
 def test_learned_policy_climbs(learned):
     learner, state, _ = learned
     best = np.asarray(once(learner.act)(learner.policy(state), (), TASKS, jax.random.key(0))[1])[:, 0]
     assert best[4] < -0.8 and best[5] > 0.8
 
 
+@pytest.mark.slow
 def test_optimist_is_held_at_its_distance(learned):
     """The mean over the data, of which the tasks are shares."""
     _, state, rows = learned

@@ -60,8 +60,10 @@ def shared():
     return {slots: driver(1, slots=slots) for slots in (1, 3)}
 
 
-@pytest.mark.parametrize('slots', [1, 3])
-@pytest.mark.parametrize('ratio', ['1/16', '1/4', '1/3', '1', '3/2', '3', '16'])
+@pytest.mark.parametrize('slots', [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize(
+    'ratio', ['1/4', '3/2', *(pytest.param(r, marks=pytest.mark.slow) for r in ('1/16', '1/3', '1', '3', '16'))]
+)
 def test_updates_are_exactly_those_that_are_due(shared, slots, ratio):
     ratio = Fraction(ratio)
     made = begin(shared[slots], ratio)
@@ -139,7 +141,7 @@ def test_measures_are_the_critics_loss_on_those_rows(shared):
     np.testing.assert_allclose(report['norm/critic'][0], norm, rtol=1e-5)
 
 
-@pytest.mark.parametrize('population', ['map', 'vmap'])
+@pytest.mark.parametrize('population', ['map', pytest.param('vmap', marks=pytest.mark.slow)])
 def test_members_equal_their_own_runs(population):
     """Mapped bit for bit, vectorised within 1e-4 after 40 updates."""
     made = driver(2, seeds=[3, 4], numerics=Numerics(population=population))
@@ -156,6 +158,7 @@ def test_members_equal_their_own_runs(population):
                 np.testing.assert_allclose(np.float64(a[member]), np.float64(b[0]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_population_over_eight_devices_equals_one():
     one = driver(1, seeds=range(8), numerics=Numerics(population='map'))
     eight = driver(1, seeds=range(8), numerics=Numerics(population='map'), mesh='population:8')

@@ -205,6 +205,7 @@ def test_seeds_of_a_population_are_their_own_runs(solo, pair, tmp_path):
     assert metrics['return']['value'] == pytest.approx(np.mean(values)) and metrics['return']['n'] == 2
 
 
+@pytest.mark.slow
 def test_learning_rates_of_a_population_are_their_own_runs(solo, tmp_path):
     assert tiny_utd.train(tmp_path / 'pair', vary='learning_rate:3e-3,1e-3') == 0
     assert tiny_utd.train(tmp_path / 'alone', learning_rate=3e-3) == 0
@@ -273,6 +274,7 @@ def test_host_run_stopped_in_episodes_and_in_an_evaluation_equals_the_run_that_w
     tiny.assert_same_run(host, tmp_path / 'run')
 
 
+@pytest.mark.slow
 @SLOW  # another compilation; tests/core/test_env_feed.py has such feeds
 def test_host_population_stopped_equals_the_run_that_was_not(tmp_path):
     assert tiny_utd.train(tmp_path / 'whole', HOST | TWO) == 0
@@ -389,6 +391,7 @@ def test_sigterm_gives_143_and_the_command_that_it_prints_goes_on(solo, command,
     tiny.assert_same_run(solo, tmp_path / 'run')
 
 
+@pytest.mark.slow
 @SLOW
 def test_program_killed_and_terminated_equals_the_run_that_was_not(host, tmp_path):
     words = [*tiny_utd.words(HOST | {'env': 'tiny:Sleepy-v0'}), f'--workdir={tmp_path / "run"}']

@@ -44,6 +44,7 @@ def test_peers_that_are_not_there_are_told_of():
     assert row['result'] == 'peer not installed' and '.venv-sbx/bin/pip install sbx-rl' in row['install']
 
 
+@pytest.mark.slow
 def test_the_row_of_updates(monkeypatch, capsys):
     """A small network, no peers: what is printed, and that each thing measured ran."""
     monkeypatch.setitem(bench.SIZES, bench.MAIN, ((8, 8), 4))

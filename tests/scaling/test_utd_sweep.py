@@ -357,6 +357,7 @@ for name in ('env', 'utd', 'batch_size', 'learning_rate'):
     del REAL['common'][name]
 
 
+@pytest.mark.slow
 def test_packs_train_in_this_process(tmp_path, monkeypatch):
     """The cells of a pack are what the same settings give as a run alone."""
     tiny_utd.share_programs(monkeypatch)
