@@ -50,9 +50,13 @@ class Tokenizer:
     def added(self, before: Messages, messages: Messages, reply: bool = True) -> list[int]:
         """Ids of what `messages` add to the conversation `before`, whose ids stay.
 
+        A turn that was drawn ends with its stop; what the template writes behind that (ChatML: a line break) is added.
         Raises UserError where the template writes the beginning of the conversation in another way now.
         """
         old, new = self.rendered(before, False), self.rendered([*before, *messages], reply)
+        if before[-1]['role'] == 'assistant':
+            stops = [self._vocabulary.id_to_token(token) for token in self.stops]
+            old = old[: max((old.rfind(stop) + len(stop) for stop in stops if stop in old), default=len(old))]
         if not new.startswith(old):
             raise UserError(
                 f'the template of {self._source} rewrites earlier turns when a turn is added, so ids cannot be kept: '

@@ -18,6 +18,7 @@ PROGRAMS = [
     'scaling.utd.sweep',
     'core_jax.stats',
     'core_jax.transformer.fetch',
+    'core_jax.transformer.chat',
     'colbench_jax',
     'colbench_jax.sweet_rl',
 ]

@@ -48,7 +48,9 @@ def test_a_conversation_grows_by_its_new_ids(tmp_path):
     """Token in, token out: what was there is not encoded again."""
     found = write(tmp_path)
     more = [{'role': 'user', 'content': 'And 13?'}]
-    assert found.chat(TALK, reply=False) + found.added(TALK, more) == found.chat(TALK + more)
+    drawn = found.encode(TALK[1]['content']) + [found.stops[0]]
+    assert found.chat(TALK[:1]) + drawn + found.added(TALK, more) == found.chat(TALK + more)
+    assert found.chat(TALK[:1], reply=False) + found.added(TALK[:1], []) == found.chat(TALK[:1])
     forgetful = write(tmp_path, template='{{ messages[-1]["content"] }}')
     with pytest.raises(UserError, match='rewrites earlier turns'):
         forgetful.added(TALK, more)
