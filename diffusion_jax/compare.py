@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -349,9 +350,12 @@ def draw(table: Sequence[dict], about: dict[str, Any], path: pathlib.Path) -> No
 
 
 def _fit(axes: Any, values: Sequence[float]) -> None:
-    """The vertical range of the means: wide intervals of few seeds would flatten them."""
+    """The vertical range of the means: wide intervals of few seeds, or one method that fails, would flatten them."""
     if values:
-        low, high = min(values), max(values)
+        lower, upper = statistics.quantiles(values, n=4)[::2] if len(values) > 1 else values * 2
+        far = 3 * (upper - lower)
+        low = min(value for value in values if value >= lower - far)
+        high = max(value for value in values if value <= upper + far)
         room = 0.12 * (high - low) or 0.1
         axes.set_ylim(low - room, high + room)
 

@@ -173,7 +173,7 @@ METHODS = {
         _anneal,
         {
             'alpha': 0.0,  # temperature that it is cooled to; 0: no end
-            'group': 16,  # designs of a population
+            'group': 32,  # designs of a population
             'turnover': 12.0,  # how often it is replaced by its better part in all turns: more is greedier
             'back': 0.2,  # share of the steps that the noise of the first move goes back
             'last': 0.0,  # ... and that of the last one; 0: one step
