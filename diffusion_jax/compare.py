@@ -127,13 +127,14 @@ def run(
 ) -> pathlib.Path:
     """Runs the cells that are missing, then writes table and picture."""
     from core_jax import provenance
-    from core_jax.files import write_json_atomic
+    from core_jax.files import plain, write_json_atomic
     from diffusion_jax import api
 
     commit = provenance.git_commit()
     for label in asked['methods']:
         api.check_values(**_values(asked, label))
     config = api.task_config(asked['domain'], asked['task'] or None, asked['task_config'])
+    asked = asked | {'task_settings': plain(config.to_dict())}
     api.check_reward(asked['domain'], asked['task'] or None, config, asked['reward'] or None)
     task = api.task(asked['domain'], asked['task'] or None, config)
     reward, name = api.choose(task, asked['reward'] or None)
@@ -185,8 +186,11 @@ def _path(directory: pathlib.Path, asked: dict, label: str, budget: int, seed: i
     """A file named after all that decides the cell's numbers."""
     import hashlib
 
-    method = asked['methods'][label]
-    decides = [asked[key] for key in ('domain', 'task', 'task_config', 'reward', 'designs', 'samples', 'lookahead')]
+    from diffusion_jax import methods
+
+    name, fields = asked['methods'][label]
+    method = name, methods.get_config(name).to_dict() | fields  # a default that changes is another cell
+    decides = [asked[key] for key in ('domain', 'task', 'task_settings', 'reward', 'designs', 'samples', 'lookahead')]
     digest = hashlib.sha256(json.dumps([*decides, method, budget, seed], sort_keys=True).encode()).hexdigest()[:12]
     return directory / 'cells' / f'{label.replace(" ", "_")}-{budget}-{seed}-{digest}.json'
 
