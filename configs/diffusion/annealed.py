@@ -3,7 +3,8 @@
     python -m diffusion_jax.compare --config=configs/diffusion/annealed.py --domain=dna --task=promoters
 
 Beside all other methods: python -m diffusion_jax.compare. Its settings were chosen on HNF1A and HNF4A sites in
-promoters and on EGR2 in the laboratory, one or two seeds each, which were not kept; none of these is reported.
+promoters (the population of 32 by two seeds at 100 and 400 calls on HNF1A) and on EGR2 in the laboratory, one or two
+seeds each, which were not kept; none of these is reported.
 """
 
 
