@@ -68,9 +68,11 @@ def get_config(name: str = 'mpnn') -> ml_collections.ConfigDict:
 
 def reward_names(name: str, config: ml_collections.ConfigDict) -> list[str]:
     """Of a task with these settings, before anything is trained."""
-    pairs = ('amp', 'amp-low-charge') if name == 'peptides' else ('two-state', 'stability')
-    structural = ['structure'] if name == 'mpnn' and config.fold else []
-    return [*(part for each in pairs for part in (each, f'{each}-held-out')), *composition.REWARDS, *structural]
+    if name == 'peptides':
+        judged = ['amp', 'amp-low-charge']
+        return [*judged, *(f'{each}-held-out' for each in judged), *composition.REWARDS]
+    judged = [part for each in ('two-state', 'stability') for part in (each, f'{each}-held-out')]
+    return [*judged, *composition.REWARDS, *(['structure'] if config.fold else [])]
 
 
 def make(name: str = 'mpnn', config: ml_collections.ConfigDict | None = None) -> Task:

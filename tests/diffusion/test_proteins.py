@@ -67,7 +67,9 @@ def test_likelihoods_that_guide_and_judge(task, designs):
         values[name] = np.asarray(jax.jit(reward.on_device)(reward.params, designs))
         assert values[name].shape == (3,) and np.isfinite(values[name]).all()
     assert task.rewards['two-state'].held_out == 'two-state-held-out'
-    assert proteins.reward_names('mpnn', proteins.get_config('mpnn')) == list(task.rewards)
+    config = proteins.get_config('mpnn')
+    config.fold = 'a program'  # as the task here has one
+    assert proteins.reward_names('mpnn', config) == list(task.rewards)
     assert np.abs(values['two-state'] - values['two-state-held-out']).max() > 0.01
     params = task.rewards['stability'].params
     both = np.asarray(jax.jit(mpnn.log_likelihoods)(params['model'], designs, params['ranks']))
