@@ -357,7 +357,7 @@ def _fit(axes: Any, values: Sequence[float]) -> None:
     """The vertical range of the means: wide intervals of few seeds, or one method that fails, would flatten them."""
     if values:
         lower, upper = statistics.quantiles(values, n=4)[::2] if len(values) > 1 else values * 2
-        far = 3 * (upper - lower)
+        far = 6 * (upper - lower)
         low = min(value for value in values if value >= lower - far)
         high = max(value for value in values if value <= upper + far)
         room = 0.12 * (high - low) or 0.1
