@@ -18,22 +18,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from core_jax.cli import Parser, quoted
+from core_jax.cli import Parser, command_of, quoted
 from core_jax.errors import UserError, exit_on_user_error, unknown
-from core_jax.files import cannot_write, write_atomic, write_json_atomic
+from core_jax.files import make_directory, write_atomic, write_json_atomic
 
 FOLDER = 'runs/colbench'
 PLAYED = f'{FOLDER}/played.jsonl'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in ('-h', '--help'):
-        print(f'usage: python -m colbench_jax [{"|".join(COMMANDS)}] [--help]\n\n{__doc__}')
-        return 0
-    name = words.pop(0) if words and not words[0].startswith('-') else 'report'
-    if name not in COMMANDS:
-        raise unknown('command', name, COMMANDS)
+    name, words = command_of('python -m colbench_jax', __doc__, COMMANDS, 'report', arguments)
     parser = Parser(prog=f'python -m colbench_jax {name}', description=COMMANDS[name].__doc__)
     try:
         return COMMANDS[name](parser, words)
@@ -172,11 +166,7 @@ def report_command(parser: Parser, words: list[str]) -> int:
     text = report.table(metrics)
     print(text)
     if flags.out:
-        folder = pathlib.Path(flags.out)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            cannot_write(folder, error)
+        folder = make_directory(flags.out)
         write_atomic(folder / 'report.md', (text + '\n').encode())
         summary = {
             'paper': 'sweet_rl',
@@ -394,10 +384,7 @@ def _free(path: str, overwrite: bool) -> pathlib.Path:
     out = pathlib.Path(path)
     if out.exists() and not overwrite:
         raise UserError(f'{out} is there already; give --overwrite or another --out')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        cannot_write(out.parent, error)
+    make_directory(out.parent)
     return out
 
 

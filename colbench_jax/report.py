@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import defaultdict
 from typing import Any
 
-from core_jax.stats import wilson
+from core_jax.stats import mean_interval, wilson
 
 Metrics = dict[str, dict[str, float]]
 
@@ -16,7 +14,7 @@ def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
     """{'success/GROUP': {'value', 'low', 'high', 'n'}, ...} of graded trajectories; likewise `tests` and `turns`.
 
     Groups are agents and, of generated tasks, `agent/family`. Success has Wilson's interval; tests passed and turns
-    have 1.96 standard errors of the mean.
+    have Student's of the mean.
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -31,16 +29,10 @@ def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
         solved = sum(row['reward'] == 1.0 for row in own)
         low, high = wilson(solved, len(own))
         found[f'success/{name}'] = {'value': solved / len(own), 'low': low, 'high': high, 'n': len(own)}
-        found[f'tests/{name}'] = _mean([row['reward'] for row in own])
+        found[f'tests/{name}'] = mean_interval([row['reward'] for row in own])
         turns = [sum(turn['role'] == 'assistant' for turn in row['dialogue_history']) for row in own]
-        found[f'turns/{name}'] = _mean(turns)
+        found[f'turns/{name}'] = mean_interval(turns)
     return found
-
-
-def _mean(values: list[float]) -> dict[str, float]:
-    mean = statistics.fmean(values)
-    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {'value': mean, 'low': mean - half, 'high': mean + half, 'n': len(values)}
 
 
 def table(metrics: Metrics) -> str:

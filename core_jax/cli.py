@@ -11,7 +11,8 @@ import importlib.util
 import os
 import pathlib
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 import ml_collections
@@ -47,6 +48,23 @@ class Parser(argparse.ArgumentParser):
                 value = rest.pop(0)
             overrides[block][field] = value
         return flags, *overrides.values()
+
+
+def command_of(
+    prog: str, about: str, names: Collection[str], default: str, arguments: Sequence[str] | None = None
+) -> tuple[str, list[str]]:
+    """(command, the words after it) of a program that has several; without one it is `default`.
+
+    --help in front of any command prints all of them and ends. Raises UserError with the nearest right name.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in ('-h', '--help'):
+        print(f'usage: {prog} [{"|".join(names)}] [--help]\n\n{about}')
+        raise SystemExit(0)
+    name = words.pop(0) if words and not words[0].startswith('-') else default
+    if name not in names:
+        raise unknown('command', name, names)
+    return name, words
 
 
 def quoted(command: Sequence[str]) -> str:

@@ -37,6 +37,16 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
         cannot_write(path, error)
 
 
+def make_directory(path: str | os.PathLike) -> pathlib.Path:
+    """The directory, made where it is not there. Raises UserError."""
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cannot_write(path, error)
+    return path
+
+
 def temporary_name(name: str) -> str:
     """What a file is called until it is whole."""
     return f'.{name}.tmp'

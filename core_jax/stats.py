@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,18 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> dict[str, float | int | None]:
+    """{'value', 'low', 'high', 'n'}: the mean and Student's interval of it, whose ends are None for a single value."""
+    values = np.asarray(values, float)
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return {'value': mean, 'low': None, 'high': None, 'n': n}
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + confidence / 2, n - 1) * values.std(ddof=1) / n**0.5)
+    return {'value': mean, 'low': mean - half, 'high': mean + half, 'n': n}
 
 
 def iqm(scores: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:

@@ -241,8 +241,7 @@ def _cell(task: Any, name: str, asked: dict, label: str, budget: int, seed: int,
 
 def summarized(rows: Sequence[dict]) -> list[dict[str, Any]]:
     """Mean over the seeds of what rows measured, with Student's 95 % interval."""
-    import numpy as np
-    from scipy import stats
+    from core_jax import stats
 
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -251,13 +250,8 @@ def summarized(rows: Sequence[dict]) -> list[dict[str, Any]]:
     for (method, budget), own in groups.items():
         entry: dict[str, Any] = {'method': method, 'budget': budget, 'n': len(own)}
         for measure in dict.fromkeys(name for row in own for name in row if name not in CELL):
-            values = np.array([row[measure] for row in own if measure in row], float)
-            half = np.nan
-            if len(values) > 1:
-                half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-            mean = float(values.mean())
-            low, high = (mean - half, mean + half) if np.isfinite(half) else (None, None)
-            entry[measure] = {'value': mean, 'low': low, 'high': high}
+            figure = stats.mean_interval([row[measure] for row in own if measure in row])
+            entry[measure] = {key: figure[key] for key in ('value', 'low', 'high')}
         table.append(entry)
     return table
 

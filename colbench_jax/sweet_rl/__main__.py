@@ -14,14 +14,14 @@ Each makes what it needs and is missing, and goes on where it was stopped; witho
 
 from __future__ import annotations
 
+import functools
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from core_jax.cli import Parser, apply, keep_compiled, load_preset, quoted
-from core_jax.errors import UserError, exit_on_user_error, unknown
+from core_jax.cli import Parser, apply, command_of, keep_compiled, load_preset, quoted
+from core_jax.errors import UserError, exit_on_user_error
 
 STAGES = {
     'tasks': 'Makes the tasks.',
@@ -40,13 +40,7 @@ DEBUG = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] in ('-h', '--help'):
-        print(f'usage: python -m colbench_jax.sweet_rl [{"|".join(STAGES)}] [--help]\n\n{__doc__}')
-        return 0
-    stage = words.pop(0) if words and not words[0].startswith('-') else 'evaluate'
-    if stage not in STAGES:
-        raise unknown('stage', stage, STAGES)
+    stage, words = command_of('python -m colbench_jax.sweet_rl', __doc__, STAGES, 'evaluate', arguments)
     parser = Parser(prog=f'python -m colbench_jax.sweet_rl {stage}', description=STAGES[stage])
     parser.add_argument('--config', metavar='FILE', help='a preset, such as configs/sweet_rl/released.py')
     parser.add_argument('--config.FIELD=VALUE', dest='_', action='store_const', const=None, help='set one field')
@@ -138,13 +132,17 @@ def _evaluate(flags: Any, config: Any, command: str) -> None:
     started, found = time.monotonic(), {}
     for seed in range(flags.seed, flags.seed + flags.seeds):
         run = opened(flags.workdir, config, seed)
-        for name in [*arms, *experiment.SCRIPTED]:
-            found.setdefault(name, []).append(run.evaluated(name))
-            print(report.line(name, seed, found[name][-1]), flush=True)
+        made = {name: functools.partial(run.evaluated, name) for name in [*arms, *experiment.SCRIPTED]}
         if 'sweet' in arms and flags.best_of > 1:
-            name = f'best of {flags.best_of}, by the critic'
-            found.setdefault(name, []).append(run.best_of('sweet', flags.best_of))
-            print(report.line(name, seed, found[name][-1]), flush=True)
+            made[f'best of {flags.best_of}, by the critic'] = functools.partial(run.best_of, 'sweet', flags.best_of)
+        for name, evaluated in made.items():
+            try:
+                rows = evaluated()
+            except experiment.NothingToLearn as error:
+                print(f'{name}, seed {seed}: left out; {error}', flush=True)
+                continue
+            found.setdefault(name, []).append(rows)
+            print(report.line(name, seed, rows), flush=True)
     document = report.document(found, command, config, flags.seeds, time.monotonic() - started)
     directory = pathlib.Path(flags.workdir)
     write_json_atomic(directory / 'summary.json', document)

@@ -63,15 +63,13 @@ def known(task: dict[str, Any], informed: bool) -> Dialogue:
     return words.hidden_message(task) if informed else []
 
 
-def pair_data(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[dict, dict]], *, informed: bool, width: int = 0
-) -> dict[str, np.ndarray]:
+def pair_data(tokenizer: Tokenizer, pairs: Sequence[tuple[dict, dict]], *, informed: bool) -> dict[str, np.ndarray]:
     """Arrays of trajectory pairs, {'chosen/tokens' [N, T], ...}."""
     sides = [
         [words.row(tokenizer, pair[side]['dialogue_history'], known(pair[side]['task'], informed)) for pair in pairs]
         for side in (0, 1)
     ]
-    width = width or bucket(max(len(row['tokens']) for side in sides for row in side))
+    width = bucket(max(len(row['tokens']) for side in sides for row in side))
     return flat({name: words.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
 
 

@@ -14,12 +14,14 @@ the stage, since the directory belongs to one config and seed.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -35,7 +37,7 @@ from colbench_jax.tasks.files import read_tasks, read_trajectories, write_lines
 from core_jax import training
 from core_jax.cli import require_positive
 from core_jax.errors import UserError, unknown
-from core_jax.files import write_json_atomic
+from core_jax.files import make_directory, write_json_atomic
 from core_jax.state import Learner
 from core_jax.transformer import learner, tokenizer
 from core_jax.transformer.config import Config
@@ -43,6 +45,10 @@ from core_jax.transformer.tokenizer import Tokenizer
 
 PyTree = Any
 PAPER = 'sweet_rl'
+
+
+class NothingToLearn(UserError):
+    """An arm whose data came out empty, as where the first model solves nothing."""
 
 
 class Arm(NamedTuple):
@@ -111,6 +117,7 @@ class Experiment:
         self.models = self.directory / 'models'
         self.human = ScriptedHuman(seed, one_slot_only=True)
         self.key = jax.random.key(seed)
+        self._read: dict[str, list[dict[str, Any]]] = {}  # files, once each
 
     # Data
 
@@ -127,13 +134,15 @@ class Experiment:
 
     def demonstrations(self) -> list[dict[str, Any]]:
         """Episodes of careless scripted agents on the training tasks."""
-        made = lambda: [  # noqa: E731
-            play(task, agents.Careless(100 * self.seed + i, turns=self.config.turns), self.human, self.config.turns)
-            for i in range(self.config.demonstrations)
-            for task in self.tasks('train')
-        ]
+
+        def made() -> list[dict[str, Any]]:
+            tasks, turns = self.tasks('train'), self.config.turns
+            seeds = [100 * self.seed + i for i in range(self.config.demonstrations)]
+            return [play(task, agents.Careless(s, turns=turns), self.human, turns) for s in seeds for task in tasks]
+
         return self._lines('demonstrations', made, read_trajectories)
 
+    @functools.cached_property
     def words(self) -> Tokenizer:
         """Byte pairs of the demonstrations and of what is hidden in the training tasks."""
         where = self.directory / 'tokenizer'
@@ -155,7 +164,7 @@ class Experiment:
 
     def sft(self) -> PyTree:
         """The model that all arms begin with."""
-        found = [words.row(self.words(), one['dialogue_history']) for one in self.demonstrations()]
+        found = [words.row(self.words, one['dialogue_history']) for one in self.demonstrations()]
         return self._trained('sft', learner.make(self.arch(), self.config.sft), self._rows(found), self.config.sft)
 
     def trajectories(self) -> list[dict[str, Any]]:
@@ -169,12 +178,21 @@ class Experiment:
 
         return self._lines('trajectories', made, read_trajectories)
 
+    def trajectory_pairs(self) -> list[tuple[dict, dict]]:
+        """Raises NothingToLearn where no task has a solved trajectory beside another."""
+        pairs = credit.trajectory_pairs(self.trajectories())
+        if not pairs:
+            raise NothingToLearn(
+                'no pairs: of no task is one trajectory solved and another not; fine-tune longer, or collect more'
+            )
+        return pairs
+
     def critic(self, arm: Arm) -> PyTree:
         """Parameters of the critic, or of the value head."""
         suffix = '' if arm.informed else '-no-info'
         if arm.head == 'value':
             rows = [
-                words.row(self.words(), one['dialogue_history'], credit.known(one['task'], arm.informed))
+                words.row(self.words, one['dialogue_history'], credit.known(one['task'], arm.informed))
                 for one in self.trajectories()
             ]
             data = self._rows(rows) | {
@@ -183,16 +201,15 @@ class Experiment:
             made = value_head.make(self.arch(), self.config.value)
             return self._trained(f'value{suffix}', made, data, self.config.value, self.sft(), _begin_body)
         config = ml_collections.ConfigDict(self.config.critic.to_dict() | {'turns': self.config.turns})
-        pairs = credit.trajectory_pairs(self.trajectories())
-        data = credit.pair_data(self.words(), pairs, informed=arm.informed)
+        data = credit.pair_data(self.words, self.trajectory_pairs(), informed=arm.informed)
         return self._preferred(f'critic{suffix}', data, config)
 
     def judge(self, arm: Arm) -> Any:
         """What ranks candidates."""
         if arm.head == 'value':
-            return value_head.ValueJudge(self.arch(), self.critic(arm), self.words(), informed=arm.informed)
+            return value_head.ValueJudge(self.arch(), self.critic(arm), self.words, informed=arm.informed)
         options = {'informed': arm.informed, 'mean': arm.mean}
-        return credit.Judge(self.arch(), self.critic(arm), self.sft(), self.words(), **options)
+        return credit.Judge(self.arch(), self.critic(arm), self.sft(), self.words, **options)
 
     def candidates(self) -> tuple[list[credit.State], list[list[list[int]]]]:
         """(states, K turns drawn for each) out of the model's own trajectories."""
@@ -201,7 +218,7 @@ class Experiment:
         states = [states[i] for i in picked]
 
         def made() -> list[list[list[int]]]:
-            prompts = [words.prompt(self.words(), state.history) for state in states]
+            prompts = [words.prompt(self.words, state.history) for state in states]
             return self.player(self.sft()).draw(prompts, self._key('candidates'), self.config.candidates)
 
         return states, self._json('candidates', made)
@@ -213,19 +230,25 @@ class Experiment:
             return self.sft()
         if arm.kind == 'rft':
             solved = [one for one in self.trajectories() if one['reward'] == 1.0]
+            if not solved:
+                raise NothingToLearn(
+                    'no trajectory is solved: there is nothing to fine-tune on; fine-tune longer first'
+                )
             config = ml_collections.ConfigDict(self.config.sft.to_dict() | {'updates': self.config.rft_updates})
             config.learning_rate = self.config.sft.learning_rate * config.end  # where the first fine-tuning ended
-            data = self._rows([words.row(self.words(), one['dialogue_history']) for one in solved])
+            data = self._rows([words.row(self.words, one['dialogue_history']) for one in solved])
             return self._trained('rft', learner.make(self.arch(), config), data, config, self.sft(), learner.begin)
         config = ml_collections.ConfigDict(self.config.policy.to_dict())
         if arm.kind == 'trajectories':
             config.updates = self.config.mt_dpo_updates
-            data = credit.pair_data(self.words(), credit.trajectory_pairs(self.trajectories()), informed=False)
+            data = credit.pair_data(self.words, self.trajectory_pairs(), informed=False)
             return self._preferred('mt_dpo', data, config)
         states, drawn = self.candidates()
         advantages = self.judge(arm).advantages(states, drawn)
         pairs = credit.turn_pairs(advantages, self.config.turn_pairs, np.random.default_rng(self.seed))
-        return self._preferred(name, credit.turn_data(self.words(), states, drawn, pairs), config)
+        if not pairs:
+            raise NothingToLearn('no pairs of turns: the candidates of every state have one advantage')
+        return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), config)
 
     def _preferred(self, name: str, data: dict[str, np.ndarray], config: ml_collections.ConfigDict) -> PyTree:
         data = credit.with_reference(self.arch(), self.sft(), data, config)
@@ -247,7 +270,7 @@ class Experiment:
     def player(self, params: PyTree) -> Player:
         """A policy that plays."""
         options = {'max_tokens': self.config.max_tokens, 'batch': self.config.batch}
-        return Player(self.arch(), params, self.words(), **options)
+        return Player(self.arch(), params, self.words, **options)
 
     def evaluated(self, name: str) -> list[dict[str, Any]]:
         """Graded trajectories of an arm, or a scripted agent, on the test tasks, one each."""
@@ -295,12 +318,13 @@ class Experiment:
         return jax.random.fold_in(self.key, int.from_bytes(purpose.encode()[:4], 'big') >> 1)
 
     def _lines(self, name: str, made: Callable, read: Callable) -> list[dict[str, Any]]:
-        path = self.directory / f'{name}.jsonl'
-        if not path.exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.say(f'{name} ...')
-            write_lines(path, made())
-        return read(path)
+        if name not in self._read:
+            path = make_directory(self.directory) / f'{name}.jsonl'
+            if not path.exists():
+                self.say(f'{name} ...')
+                write_lines(path, made())
+            self._read[name] = read(path)
+        return self._read[name]
 
     def _json(self, name: str, made: Callable) -> Any:
         path = self.directory / f'{name}.json'
@@ -312,9 +336,9 @@ class Experiment:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for numbers out of range."""
-    counts = ('train_tasks', 'test_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states')
+    counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states')
     require_positive(config, (*counts, 'turn_pairs', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
-    require_positive(config, ('candidates',), least=2)
+    require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
     if config.width % (2 * config.heads):
         raise UserError(f'a width of {config.width} does not divide into {config.heads} heads of an even size')
@@ -328,7 +352,5 @@ def arm_named(name: str) -> Arm:
 
 
 def _begin_body(states: value_head.HeadState, params: PyTree) -> value_head.HeadState:
-    body = jax.tree.map(lambda new: np.asarray(new)[None], params)
-    return states.replace(
-        net=states.net.replace(params=states.net.params | {'body': jax.tree.map(jax.numpy.asarray, body)})
-    )
+    body = jax.tree.map(lambda new: jnp.asarray(new)[None], params)
+    return states.replace(net=states.net.replace(params=states.net.params | {'body': body}))

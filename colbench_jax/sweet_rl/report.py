@@ -20,9 +20,9 @@ def line(name: str, seed: int, rows: Rows) -> str:
 
 
 def measured(seeds: Sequence[Rows]) -> dict[str, dict[str, float]]:
-    """{'success', 'tests', 'turns'}: value and interval.
+    """{'success', 'tests', 'turns'}: value and 95 % interval.
 
-    Of several seeds: Student's, over their means; of one: Wilson's for success, 1.96 standard errors for the others.
+    Student's, over the means of seeds; of one seed over its tasks, for success Wilson's.
     """
     found = {}
     for name, of in {
@@ -30,19 +30,13 @@ def measured(seeds: Sequence[Rows]) -> dict[str, dict[str, float]]:
         'tests': lambda row: row['reward'],
         'turns': lambda row: sum(turn['role'] == 'assistant' for turn in row['dialogue_history']),
     }.items():
-        means = np.array([np.mean([of(row) for row in rows]) for rows in seeds])
         if len(seeds) > 1:
-            from scipy.stats import t
-
-            half = t.ppf(0.975, len(seeds) - 1) * means.std(ddof=1) / np.sqrt(len(seeds))
-            low, high = means.mean() - half, means.mean() + half
-        elif name == 'success':
-            low, high = stats.wilson(sum(of(row) for row in seeds[0]), len(seeds[0]))
-        else:
-            values = np.array([of(row) for row in seeds[0]])
-            half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-            low, high = means[0] - half, means[0] + half
-        found[name] = {'value': float(means.mean()), 'low': float(low), 'high': float(high), 'n': len(seeds)}
+            found[name] = stats.mean_interval([np.mean([of(row) for row in rows]) for rows in seeds])
+            continue
+        found[name] = stats.mean_interval([of(row) for row in seeds[0]])
+        if name == 'success':
+            low, high = stats.wilson(int(sum(of(row) for row in seeds[0])), len(seeds[0]))
+            found[name] |= {'low': low, 'high': high}
     return found
 
 
@@ -95,7 +89,7 @@ def draw(about: dict[str, Any], path: pathlib.Path) -> None:
     for place, name in enumerate(reversed(names)):
         entry = metrics[f'success/{name}']
         value, low, high = (100 * entry[key] for key in ('value', 'low', 'high'))
-        axes.barh(place, value, color='tab:blue' if 'sweet' in name or 'critic' in name else 'tab:gray', height=0.6)
+        axes.barh(place, value, color='tab:blue', height=0.6)
         axes.errorbar(value, place, xerr=[[max(value - low, 0)], [max(high - value, 0)]], color='black', capsize=3)
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_xlabel(f'solved, % of {about["test_tasks"]} test tasks ({about["seeds"]} seeds, 95 % interval)')

@@ -234,6 +234,7 @@ def write(directory: Any, config: Config, named: Iterator[tuple[str, np.ndarray]
         path = directory / temporary_name(f'part-{len(parts)}.safetensors')
         try:
             save_file(held, path, metadata={'format': 'pt'})
+            path.chmod(0o644)  # the library makes it for its owner alone
         except (SafetensorError, OSError) as error:
             for written, _ in [*parts, (path, [])]:
                 written.unlink(missing_ok=True)

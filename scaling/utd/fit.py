@@ -12,13 +12,12 @@ batch sizes or learning rates were run, the best of them over sigma. Everything 
 from __future__ import annotations
 
 import math
-import pathlib
 import sys
 from typing import Any
 
 from core_jax.cli import Parser
 from core_jax.errors import UserError, exit_on_user_error, unknown
-from core_jax.files import cannot_write, write_json_atomic
+from core_jax.files import make_directory, write_json_atomic
 
 RESAMPLES, SEED = 100, 0
 PREDICTED = ('env', 'algo', 'sigma', 'model_size', 'threshold')
@@ -64,11 +63,7 @@ def main() -> int:
     document['predictions'], refusals = predictions(wanted, tasks)
     print(describe_predictions(document['predictions']), end='')
     if flags.out:
-        out = pathlib.Path(flags.out)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            cannot_write(out, error)
+        out = make_directory(flags.out)
         write_json_atomic(out / 'fits.json', document)
         print(f'wrote {out / "fits.json"}')
     if single:

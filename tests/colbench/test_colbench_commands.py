@@ -156,5 +156,7 @@ def test_intervals():
     ]
     found = report.metrics_of(rows)
     assert found['success/agent']['value'] == pytest.approx(1 / 3) and found['tests/agent']['value'] == 0.5
-    assert found['tests/agent']['high'] - 0.5 == pytest.approx(1.96 * 0.5 / 3**0.5)
+    assert found['tests/agent']['high'] - 0.5 == pytest.approx(
+        4.302653 * 0.5 / 3**0.5
+    )  # Student's, two degrees of freedom
     assert found['turns/agent']['value'] == 2 and '| agent | 33.3 (' in report.table(found)

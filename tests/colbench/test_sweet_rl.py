@@ -230,8 +230,10 @@ def test_all_arms_at_the_smallest_size(tmp_path):
         config[block].updates, config[block].batch_size = 2, 4
     said = []
     run = experiment.Experiment(tmp_path, config, say=said.append)
-    run.trajectories = lambda: [  # so small a model solves nothing
-        trajectory(float(i % 2), one['dialogue_history'], one['task']) for i, one in enumerate(run.demonstrations())
+    with pytest.raises(UserError, match='fine-tune longer'):  # so small a model solves nothing
+        run.policy('rft')
+    run.trajectories = lambda: [
+        trajectory(float(i // 24), one['dialogue_history'], one['task']) for i, one in enumerate(run.demonstrations())
     ]
     for name in (*experiment.ARMS, *experiment.SCRIPTED):
         rows = run.evaluated(name)

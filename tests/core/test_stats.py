@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from core_jax.errors import UserError
-from core_jax.stats import iqm, main, markdown, read_results, stratified_bootstrap, wilson
+from core_jax.stats import iqm, main, markdown, mean_interval, read_results, stratified_bootstrap, wilson
 
 RESULT = {
     'paper': 'fql',
@@ -36,6 +36,14 @@ def test_wilson_of_a_textbook_case():
     np.testing.assert_allclose(wilson(81, 263), (0.2553, 0.3662), atol=5e-5)  # Newcombe 1998, table I, method 3
     with pytest.raises(ValueError):
         wilson(3, 2)
+
+
+def test_the_mean_interval_equals_scipy():
+    values = np.random.default_rng(1).normal(size=5)
+    found = mean_interval(values)
+    interval = scipy.stats.t.interval(0.95, 4, values.mean(), scipy.stats.sem(values))
+    np.testing.assert_allclose((found['low'], found['high']), interval, rtol=1e-12)
+    assert mean_interval([2.0]) == {'value': 2.0, 'low': None, 'high': None, 'n': 1}
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (3, 1), (4, 5), (10, 7), (3, 3)])
