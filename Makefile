@@ -32,6 +32,7 @@ bench: $(VENV)/installed  ## measure speed on this machine, beside peers where t
 	$(BIN)/python -m fql_jax.bench $(ARGS)
 	$(BIN)/python -m scaling.utd.bench $(ARGS)
 	$(BIN)/python -m diffusion_jax.bench $(ARGS)
+	$(BIN)/python -m core_jax.transformer.bench $(ARGS)
 
 reproduce-fql: $(VENV)/installed  ## six agents on five environments, three seeds: about two hours on two cores
 	$(BIN)/python -m fql_jax.reproduce $(ARGS)

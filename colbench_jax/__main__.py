@@ -114,7 +114,7 @@ def rollout_command(parser: Parser, words: list[str]) -> int:
     print(f'{flags.agent}: {_summary(played)}')
     if hasattr(human, 'report'):
         told = human.report()
-        print(f'the endpoint: {told["replies"]} replies, {told["errors"]} failed, {told["leaks"]} leaks held back')
+        print(f'the model: {told["replies"]} replies, {told["errors"]} failed, {told["leaks"]} leaks held back')
     print(f'{len(played)} trajectories in {out}')
     print(f'next: python -m colbench_jax report --trajectories={out}')
     return 0
@@ -236,8 +236,10 @@ def _add_task_flags(parser: Parser, count: int) -> None:
 
 def _add_play_flags(parser: Parser) -> None:
     parser.add_argument('--agent', default='oracle', help='oracle (default), greedy or careless')
-    parser.add_argument('--human', default='scripted', help='scripted (default), terse, forgetful or http://HOST/v1')
-    parser.add_argument('--model', default='default', help='the name of the model behind an endpoint')
+    parser.add_argument(
+        '--human', default='scripted', help='scripted (default), terse, forgetful, local, or http://HOST/v1'
+    )
+    parser.add_argument('--model', help='of the endpoint; of local: a directory, or smollm2-135m (default)')
     parser.add_argument('--turns', type=int, default=10, help='turns of the agent (default 10)')
 
 
@@ -263,7 +265,8 @@ def _parse(parser: Parser, words: list[str]) -> Any:
         from colbench_jax.agents import make
 
         make(flags.agent)
-        _human(flags)
+        if flags.human != 'local':  # which is opened where it is needed
+            _human(flags)
     return flags
 
 
@@ -284,10 +287,14 @@ def _human(flags: Any):
     from colbench_jax.simulators import OpenAICompatible, ScriptedHuman
 
     if '://' in flags.human:
-        return OpenAICompatible(flags.human, flags.model)
+        return OpenAICompatible(flags.human, flags.model or 'default')
+    if flags.human == 'local':
+        from colbench_jax.local import LocalLM
+
+        return LocalLM(flags.model or 'smollm2-135m')
     kinds = {'scripted': {}, 'terse': {'terse': True}, 'forgetful': {'forgetful': 0.2}}
     if flags.human not in kinds:
-        raise unknown('human', flags.human, [*kinds, 'http://localhost:8000/v1'])
+        raise unknown('human', flags.human, [*kinds, 'local', 'http://localhost:8000/v1'])
     return ScriptedHuman(flags.seed, **kinds[flags.human])
 
 

@@ -149,7 +149,7 @@ class OpenAICompatible:
                 self._count('retries')
                 time.sleep(self.backoff * 2 ** (attempt - 1))
             try:
-                text = self._ask(self.messages(task, dialogue, artefact))
+                text = self._ask(person_messages(task, dialogue, artefact))
                 break
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
                 continue
@@ -167,22 +167,7 @@ class OpenAICompatible:
 
     def report(self) -> dict[str, float]:
         """Counts, with the rates of errors and leaks among replies."""
-        replies = max(1, self.counts['replies'])
-        names = ('replies', 'retries', 'errors', 'leaks')
-        rates = {f'{name[:-1]}_rate': self.counts[name] / replies for name in ('errors', 'leaks')}
-        return {name: self.counts[name] for name in names} | rates
-
-    def messages(self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> list[dict]:
-        """What the model is sent. Images go after the text, as PNG."""
-        names = {'user': 'You', 'assistant': 'Programmer'}
-        spoken = '\n'.join(f'{names[turn["role"]]}: {turn["content"]}' for turn in dialogue)
-        text = f'Source of the finished program:\n{task["ground_truth"]}\n\nThe talk so far:\n{spoken}\n\nYou:'
-        content: Any = text
-        if artefact:
-            images = [f'data:image/png;base64,{base64.b64encode(image).decode()}' for image in artefact]
-            content = [{'type': 'text', 'text': text}]
-            content += [{'type': 'image_url', 'image_url': {'url': image}} for image in images]
-        return [{'role': 'system', 'content': _ROLE}, {'role': 'user', 'content': content}]
+        return report_of(self.counts)
 
     def _ask(self, messages: list[dict]) -> str:
         """The text of one completion. Raises what `reply` retries after, and UserError for what no retry mends."""
@@ -220,6 +205,26 @@ class OpenAICompatible:
             raise UserError(f'there is no host {self._url.hostname}') from error
         finally:
             connection.close()
+
+
+def report_of(counts: Counter[str]) -> dict[str, float]:
+    """What a model that plays a person did, with the rates of errors and leaks among its replies."""
+    replies = max(1, counts['replies'])
+    rates = {f'{name[:-1]}_rate': counts[name] / replies for name in ('errors', 'leaks')}
+    return {name: counts[name] for name in ('replies', 'retries', 'errors', 'leaks')} | rates
+
+
+def person_messages(task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> list[dict[str, Any]]:
+    """What a model that plays the person is sent. Images go after the text, as PNG."""
+    names = {'user': 'You', 'assistant': 'Programmer'}
+    spoken = '\n'.join(f'{names[turn["role"]]}: {turn["content"]}' for turn in dialogue)
+    text = f'Source of the finished program:\n{task["ground_truth"]}\n\nThe talk so far:\n{spoken}\n\nYou:'
+    content: Any = text
+    if artefact:
+        images = [f'data:image/png;base64,{base64.b64encode(image).decode()}' for image in artefact]
+        content = [{'type': 'text', 'text': text}]
+        content += [{'type': 'image_url', 'image_url': {'url': image}} for image in images]
+    return [{'role': 'system', 'content': _ROLE}, {'role': 'user', 'content': content}]
 
 
 def leaks(text: str, source: str, length: int = LEAK_LENGTH) -> bool:

@@ -44,18 +44,21 @@ def trained(
     seed: int = 0,
     start: PyTree | None = None,
     put: Callable[[PyTree, PyTree], PyTree] | None = None,
+    shared: dict[str, PyTree] | None = None,
 ) -> PyTree:
     """The parameters (`learner.policy`: the EMA where it keeps one) of a model trained here, once, below `home`.
 
     data: arrays with a leading axis of examples [N]; an update sees `config.batch_size` of them, drawn uniformly.
     config: what the learner was made of; it names the file and is written beside it.
     start: parameters to begin with in place of fresh ones; put(state, start) -> state says where they belong.
+    shared: what every batch holds beside its examples, whole: the parameters that an adapter belongs to.
 
     A finished model is loaded; an interrupted training is taken up. One device trains, however many there are, so that
     the parameters do not depend on the machine's layout. Raises loop.Preempted after a signal (saved), loop.NonFinite
     for bad numbers, UserError where another process trains the same model.
     """
-    source, structure = _source(data, config.batch_size), _structure(learner, data, config.batch_size)
+    source = _source(data, config.batch_size, shared or {})
+    structure = _structure(learner, source.example)
     identity = {
         'name': name,
         'config': plain(config.to_dict()),
@@ -66,6 +69,8 @@ def trained(
     }
     if start is not None:
         identity['start'] = fingerprint(_named(start))
+    if shared:
+        identity['shared'] = fingerprint(_named(shared))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = home / f'{name}-{digest[:16]}'
     kept = folder / 'policy.npz'
@@ -79,29 +84,26 @@ def driver(learner: Learner, source: Source, seed: int = 0) -> DeviceDriver:
     return DeviceDriver(learner, source, mesh=make_mesh({'data': 1}, jax.devices()[:1]), seeds=[seed])
 
 
-def _source(data: dict[str, np.ndarray], batch_size: int) -> Source:
+def _source(data: dict[str, np.ndarray], batch_size: int, shared: dict[str, PyTree]) -> Source:
     """Batches of examples, drawn uniformly with replacement on the device."""
     count = len(next(iter(data.values())))
 
     def sample(constants, state, learner_state, key):
         index = jax.random.randint(key, (batch_size,), 0, count)
-        return state, jax.tree.map(lambda rows: rows[index], constants)
+        examples, shared = constants
+        return state, jax.tree.map(lambda rows: rows[index], examples) | shared
 
-    return Source(data, _example(data, batch_size), sample)
-
-
-def _example(data: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
+    example = {
         key: jax.ShapeDtypeStruct((batch_size, *rows.shape[1:]), jax.dtypes.canonicalize_dtype(rows.dtype))
         for key, rows in data.items()
     }
+    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), shared)
+    return Source((data, shared), example | whole, sample)
 
 
-def _structure(learner: Learner, data: dict[str, np.ndarray], batch_size: int) -> PyTree:
+def _structure(learner: Learner, example: dict[str, PyTree]) -> PyTree:
     """Shapes and types of the parameters."""
-    return jax.eval_shape(
-        lambda key, batch: learner.policy(learner.init(key, batch)), jax.random.key(0), _example(data, batch_size)
-    )
+    return jax.eval_shape(lambda key, batch: learner.policy(learner.init(key, batch)), jax.random.key(0), example)
 
 
 def _named(tree: PyTree) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ one mean over all tokens of a trajectory in place of a sum of means (`token_mean
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from colbench_jax.episode import Dialogue
 from colbench_jax.sweet_rl import words
-from core_jax.transformer import learner
+from core_jax.transformer import packing, reference
 from core_jax.transformer.config import Config
 from core_jax.transformer.generate import bucket, padded, prefill
 from core_jax.transformer.losses import token_logps
@@ -69,8 +70,8 @@ def pair_data(tokenizer: Tokenizer, pairs: Sequence[tuple[dict, dict]], *, infor
         [words.row(tokenizer, pair[side]['dialogue_history'], known(pair[side]['task'], informed)) for pair in pairs]
         for side in (0, 1)
     ]
-    width = bucket(max(len(row['tokens']) for side in sides for row in side))
-    return flat({name: words.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
+    width = packing.width_of([row for side in sides for row in side])
+    return flat({name: packing.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
 
 
 def flat(tree: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -91,20 +92,12 @@ def nested(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_reference(
-    arch: Config, params: PyTree, data: dict[str, np.ndarray], config: ml_collections.ConfigDict, batch: int = 64
+    home: pathlib.Path, arch: Config, params: PyTree, data: dict[str, np.ndarray], config: ml_collections.ConfigDict
 ) -> dict[str, np.ndarray]:
-    """Pairs with the reference's reduced log-probabilities, which never change: computed once."""
-    score = jax.jit(lambda params, rows: learner.scores(arch, params, rows, config)[0])
-    found = {}
-    for side, rows in nested(data).items():
-        count = len(rows['tokens'])
-        parts = []
-        for first in range(0, count, batch):
-            index = np.minimum(np.arange(first, first + batch), count - 1)
-            part = score(params, {name: value[index] for name, value in rows.items()})
-            parts.append(np.asarray(part)[: count - first])
-        found[f'reference_{side}'] = np.concatenate(parts)
-    return data | found
+    """Pairs with the reference's reduced log-probabilities, which are kept in `home`."""
+    return data | {
+        f'reference_{side}': reference.scores(home, arch, params, rows, config) for side, rows in nested(data).items()
+    }
 
 
 # The critic's word on turns
@@ -113,8 +106,11 @@ def with_reference(
 class Judge:
     """Advantages of candidates: token means of log-ratios of a critic and its reference.
 
-    informed: whether the critic's rows have it. reference_informed: whether the reference's have; the released code
-    takes the sampler's own log-probabilities, which do not. mean: over tokens; otherwise their sum.
+    informed: whether the critic's rows have the hidden information. mean: over tokens; otherwise their sum.
+
+    As released, two things differ. reference_informed: whether the reference's rows have it; there they do not, since
+    its log-probabilities are the sampler's. same_span: whether both means are over the turn with its stop; there the
+    critic's is over the turn's header and the turn without its stop.
     """
 
     def __init__(
@@ -127,31 +123,38 @@ class Judge:
         informed: bool = True,
         reference_informed: bool | None = None,
         mean: bool = True,
+        same_span: bool = True,
         batch: int = 16,
     ):
         self.tokenizer, self.critic, self.reference, self.batch = tokenizer, critic, reference, batch
-        self.informed, self.mean = informed, mean
+        self.informed, self.mean, self.same_span = informed, mean, same_span
         self.reference_informed = informed if reference_informed is None else reference_informed
         self._score = jax.jit(functools.partial(candidate_logps, arch))
 
     def advantages(self, states: Sequence[State], candidates: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
         """[N, K] of K candidates of each of N states."""
-        return self._logps(self.critic, states, candidates, self.informed) - self._logps(
-            self.reference, states, candidates, self.reference_informed
-        )
+        reference = self._logps(self.reference, states, candidates, self.reference_informed, header=False)
+        if self.same_span:
+            return self._logps(self.critic, states, candidates, self.informed, header=False) - reference
+        stops = self.tokenizer.stops
+        bare = [[ids[:-1] if len(ids) > 1 and ids[-1] in stops else ids for ids in own] for own in candidates]
+        return self._logps(self.critic, states, bare, self.informed, header=True) - reference
 
-    def _logps(self, params, states, candidates, informed) -> np.ndarray:
+    def _logps(self, params, states, candidates, informed, header) -> np.ndarray:
         prompts = [words.prompt(self.tokenizer, s.history, known(s.task, informed)) for s in states]
-        width = bucket(1 + max(len(ids) for own in candidates for ids in own))
+        # A row begins with the last token that is not scored.
+        lead = 1 + (len(words.opening(self.tokenizer, words.seen(states[0].history))) if header else 0)
+        width = bucket(lead + max(len(ids) for own in candidates for ids in own))
         found = []
         for first in range(0, len(states), self.batch):
             index = [min(i, len(states) - 1) for i in range(first, first + self.batch)]
-            before, lengths = padded([prompts[i][:-1] for i in index])
+            before, lengths = padded([prompts[i][:-lead] for i in index])
             rows = np.zeros((self.batch, len(candidates[0]), width), np.int32)
             sizes = np.zeros(rows.shape[:2], np.int32)
             for row, size, i in zip(rows, sizes, index, strict=True):
                 for k, ids in enumerate(candidates[i]):
-                    row[k, : len(ids) + 1], size[k] = [prompts[i][-1], *ids], len(ids) + 1
+                    size[k] = lead + len(ids)
+                    row[k, : size[k]] = [*prompts[i][-lead:], *ids]
             total = np.asarray(self._score(params, before, lengths, rows, sizes))
             found.append((total / np.maximum(sizes - 1, 1) if self.mean else total)[: len(states) - first])
         return np.concatenate(found)
@@ -160,8 +163,8 @@ class Judge:
 def candidate_logps(arch: Config, params: PyTree, before, lengths, rows, sizes) -> jax.Array:
     """Sums of log-probabilities [B, K] of candidates that share the reading of their prompt.
 
-    before [B, P]: prompts but for their last token, of these lengths [B]; rows [B, K, C] begin with that last token and
-    have sizes [B, K].
+    before [B, P]: prompts but for their last tokens, of these lengths [B]; rows [B, K, C] begin with what is left of
+    them, of which the first token is not scored, and have sizes [B, K].
     """
     prefix, _ = prefill(arch, params, before, lengths)
     b, k, c = rows.shape
@@ -206,8 +209,8 @@ def turn_data(
         return {'tokens': before + ids, 'mask': mask, 'turns': nobody + [0] * len(ids)}
 
     sides = [[one(pair[0], pair[side]) for pair in pairs] for side in (1, 2)]
-    width = bucket(max(len(row['tokens']) for side in sides for row in side))
-    return flat({name: words.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
+    width = packing.width_of([row for side in sides for row in side])
+    return flat({name: packing.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
 
 
 def states_of(trajectories: Sequence[dict[str, Any]]) -> list[State]:

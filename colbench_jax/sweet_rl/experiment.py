@@ -31,7 +31,7 @@ from colbench_jax.grader import Grader
 from colbench_jax.grader.pool import Pool
 from colbench_jax.simulators import ScriptedHuman
 from colbench_jax.sweet_rl import credit, value_head, words
-from colbench_jax.sweet_rl.play import Player, room
+from colbench_jax.sweet_rl.play import Player
 from colbench_jax.tasks.backend.generate import generate
 from colbench_jax.tasks.files import read_tasks, read_trajectories, write_lines
 from core_jax import training
@@ -39,7 +39,7 @@ from core_jax.cli import require_positive
 from core_jax.errors import UserError, unknown
 from core_jax.files import make_directory, write_json_atomic
 from core_jax.state import Learner
-from core_jax.transformer import learner, tokenizer
+from core_jax.transformer import checkpoint, fetch, learner, lora, packing, tokenizer
 from core_jax.transformer.config import Config
 from core_jax.transformer.tokenizer import Tokenizer
 
@@ -76,7 +76,7 @@ SCRIPTED = ('oracle', 'greedy')
 def get_config() -> ml_collections.ConfigDict:
     """The experiment at the scale of two cores: a small model, trained here, over the restricted grammar."""
     fine, critic, policy, head = (learner.get_config() for _ in range(4))
-    fine.update({'learning_rate': 2e-3, 'batch_size': 32, 'updates': 1500, 'clip': 1.0, 'beta2': 0.99})
+    fine.update({'learning_rate': 2e-3, 'batch_size': 16, 'updates': 500, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
     critic.update({'batch_size': 16, 'updates': 300})
     policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
@@ -89,16 +89,21 @@ def get_config() -> ml_collections.ConfigDict:
             'test_tasks': 500,  # of other structures
             'turns': 5,  # of the agent
             'demonstrations': 3,  # careless ones of each training task, for the first fine-tuning
-            'vocabulary': 512,  # byte pairs
-            'layers': 4,  # of the model
+            'model': '',  # a checkpoint to begin with: a directory, or a name in a package; empty: one is trained here
+            'vocabulary': 512,  # of byte pairs, of the model that is trained here
+            'layers': 4,
             'width': 128,
             'heads': 4,
             'rollouts': 4,  # trajectories of each training task
-            'states': 600,  # turns that candidates are drawn for
+            'share': 1.0,  # of the trajectories, whose turns are states
+            'states': 600,  # at most, that candidates are drawn for
             'candidates': 16,  # of a state
+            'reference_informed': True,  # advantages against a reference that is told, too; as released it is not
+            'same_span': True,  # advantages over the same tokens; as released: header and text against text and stop
             'turn_pairs': 4,  # of a state, drawn from the better and the worse half
             'max_tokens': 96,  # of a turn
             'batch': 64,  # prompts that are read together
+            'row': 256,  # tokens of a row, which holds several dialogues, of fine-tuning
             'sft': fine,
             'rft_updates': 300,
             'critic': critic,
@@ -118,6 +123,7 @@ class Experiment:
         self.human = ScriptedHuman(seed, one_slot_only=True)
         self.key = jax.random.key(seed)
         self._read: dict[str, list[dict[str, Any]]] = {}  # files, once each
+        self._sft: PyTree = None
 
     # Data
 
@@ -144,7 +150,9 @@ class Experiment:
 
     @functools.cached_property
     def words(self) -> Tokenizer:
-        """Byte pairs of the demonstrations and of what is hidden in the training tasks."""
+        """Of the checkpoint; or byte pairs of the demonstrations and of what is hidden in the training tasks."""
+        if self.config.model:
+            return tokenizer.load(self._checkpoint, self.arch().vocab_size)
         where = self.directory / 'tokenizer'
         if not (where / tokenizer.SETTINGS).exists():
             texts = [turn['content'] for one in self.demonstrations() for turn in one['dialogue_history']]
@@ -155,17 +163,27 @@ class Experiment:
     def arch(self) -> Config:
         """Of all models here."""
         c = self.config
+        if c.model:
+            return checkpoint.read_config(self._checkpoint)
         width = c.width // c.heads
         return Config(
             c.vocabulary, c.width, 3 * c.width, c.layers, c.heads, c.heads, width, 1024, 1e4, None, 1e-5, True
         )
 
+    @functools.cached_property
+    def _checkpoint(self) -> pathlib.Path:
+        path = pathlib.Path(self.config.model)
+        return path if path.is_dir() else fetch.fetch(self.config.model, self.say)
+
     # Models
 
     def sft(self) -> PyTree:
         """The model that all arms begin with."""
-        found = [words.row(self.words, one['dialogue_history']) for one in self.demonstrations()]
-        return self._trained('sft', learner.make(self.arch(), self.config.sft), self._rows(found), self.config.sft)
+        if self._sft is None:
+            config, start = self.config.sft, checkpoint.load(self._checkpoint)[1] if self.config.model else None
+            made, data = learner.make(self.arch(), config), self._packed(self.demonstrations())
+            self._sft = self._trained('sft', made, data, config, start, learner.begin)
+        return self._sft
 
     def trajectories(self) -> list[dict[str, Any]]:
         """The model's own episodes of the training tasks, graded."""
@@ -195,7 +213,7 @@ class Experiment:
                 words.row(self.words, one['dialogue_history'], credit.known(one['task'], arm.informed))
                 for one in self.trajectories()
             ]
-            data = self._rows(rows) | {
+            data = packing.rows(rows, packing.width_of(rows)) | {
                 'solved': np.array([one['reward'] == 1.0 for one in self.trajectories()], np.float32)
             }
             made = value_head.make(self.arch(), self.config.value)
@@ -208,12 +226,14 @@ class Experiment:
         """What ranks candidates."""
         if arm.head == 'value':
             return value_head.ValueJudge(self.arch(), self.critic(arm), self.words, informed=arm.informed)
-        options = {'informed': arm.informed, 'mean': arm.mean}
+        options = {'informed': arm.informed, 'mean': arm.mean, 'same_span': self.config.same_span}
+        options['reference_informed'] = arm.informed and self.config.reference_informed
         return credit.Judge(self.arch(), self.critic(arm), self.sft(), self.words, **options)
 
     def candidates(self) -> tuple[list[credit.State], list[list[list[int]]]]:
         """(states, K turns drawn for each) out of the model's own trajectories."""
-        states = credit.states_of(self.trajectories())
+        rows = self.trajectories()
+        states = credit.states_of(rows[: max(1, round(self.config.share * len(rows)))])
         picked = np.random.default_rng(self.seed).permutation(len(states))[: self.config.states]
         states = [states[i] for i in picked]
 
@@ -236,8 +256,8 @@ class Experiment:
                 )
             config = ml_collections.ConfigDict(self.config.sft.to_dict() | {'updates': self.config.rft_updates})
             config.learning_rate = self.config.sft.learning_rate * config.end  # where the first fine-tuning ended
-            data = self._rows([words.row(self.words, one['dialogue_history']) for one in solved])
-            return self._trained('rft', learner.make(self.arch(), config), data, config, self.sft(), learner.begin)
+            made = learner.make(self.arch(), config)
+            return self._trained('rft', made, self._packed(solved), config, self.sft(), learner.begin)
         config = ml_collections.ConfigDict(self.config.policy.to_dict())
         if arm.kind == 'trajectories':
             config.updates = self.config.mt_dpo_updates
@@ -251,7 +271,7 @@ class Experiment:
         return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), config)
 
     def _preferred(self, name: str, data: dict[str, np.ndarray], config: ml_collections.ConfigDict) -> PyTree:
-        data = credit.with_reference(self.arch(), self.sft(), data, config)
+        data = credit.with_reference(self.models, self.arch(), self.sft(), data, config)
         made = learner.make(self.arch(), config)
         by_name = made._replace(
             init=lambda key, batch: made.init(key, credit.nested(batch)),
@@ -259,11 +279,13 @@ class Experiment:
         )
         return self._trained(name, by_name, data, config, self.sft(), learner.begin)
 
-    def _trained(
-        self, name: str, made: Learner, data: dict, config: Any, start: PyTree = None, put: Any = None
-    ) -> PyTree:
-        options = {'paper': PAPER, 'steps': config.updates, 'seed': self.seed, 'start': start, 'put': put}
-        return training.trained(self.models, name, made, data, config, **options)
+    def _trained(self, name: str, made: Learner, data: dict, config: Any, start: PyTree, put: Callable) -> PyTree:
+        """Parameters that began as `start` (None: random ones), or those with an adapter of them merged in."""
+        options: dict[str, Any] = {'paper': PAPER, 'steps': config.updates, 'seed': self.seed}
+        if not config.lora_rank:
+            return training.trained(self.models, name, made, data, config, start=start, put=put, **options)
+        adapter = training.trained(self.models, name, made, data, config, shared={'base': start}, **options)
+        return jax.jit(functools.partial(lora.merge, self.arch()))(start, adapter)
 
     # What an arm comes to
 
@@ -311,8 +333,9 @@ class Experiment:
 
     # Files
 
-    def _rows(self, found: Sequence[dict[str, list[int]]]) -> dict[str, np.ndarray]:
-        return words.rows(found, room(self.arch(), max(len(one['tokens']) for one in found)))
+    def _packed(self, found: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """Whole trajectories behind one another, for fine-tuning."""
+        return packing.pack([words.row(self.words, one['dialogue_history']) for one in found], self.config.row)
 
     def _key(self, purpose: str) -> jax.Array:
         return jax.random.fold_in(self.key, int.from_bytes(purpose.encode()[:4], 'big') >> 1)
@@ -340,6 +363,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     require_positive(config, (*counts, 'turn_pairs', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
+    if not 0 < config.share <= 1:
+        raise UserError(f'share must be above 0 and at most 1, got {config.share}')
+    if config.value.lora_rank or (config.sft.lora_rank and not config.model):
+        raise UserError('adapters (lora_rank) belong to a model that is there: set model, and not value.lora_rank')
     if config.width % (2 * config.heads):
         raise UserError(f'a width of {config.width} does not divide into {config.heads} heads of an even size')
 

@@ -23,9 +23,8 @@ import optax
 from colbench_jax.sweet_rl import words
 from colbench_jax.sweet_rl.credit import State, known
 from core_jax.state import Learner, Trainable, descend, global_norm, trainable
-from core_jax.transformer import learner, model
+from core_jax.transformer import learner, model, packing
 from core_jax.transformer.config import Config
-from core_jax.transformer.generate import bucket
 from core_jax.transformer.tokenizer import Tokenizer
 
 PyTree = Any
@@ -96,10 +95,10 @@ class ValueJudge:
             for ids in own:
                 mask = [0] * len(before) + [1] * len(ids)
                 rows.append({'tokens': [*before, *ids], 'mask': mask, 'turns': [-1] * len(before) + [0] * len(ids)})
-        width, found = bucket(max(len(row['tokens']) for row in rows)), []
+        width, found = packing.width_of(rows), []
         for first in range(0, len(rows), self.batch * count):
             part = rows[first : first + self.batch * count]
-            filled = words.rows(part + part[:1] * (self.batch * count - len(part)), width)
+            filled = packing.rows(part + part[:1] * (self.batch * count - len(part)), width)
             last = np.maximum(filled['segments'].sum(1) - 1, 0)
             found += list(np.asarray(self._values(self.params, filled))[np.arange(len(last)), last][: len(part)])
         return np.asarray(found).reshape(-1, count)

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from colbench_jax.episode import Dialogue
-from core_jax.errors import UserError
 from core_jax.transformer.tokenizer import Tokenizer
 
 TEMPLATE = (
@@ -49,7 +47,7 @@ def seen(history: Sequence[dict[str, Any]]) -> Dialogue:
 
 def prompt(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Dialogue = ()) -> list[int]:
     """Ids up to where the next turn of the agent begins."""
-    return row(tokenizer, history, before)['tokens'] + _opening(tokenizer, [*before, *seen(history)])
+    return row(tokenizer, history, before)['tokens'] + opening(tokenizer, [*before, *seen(history)])
 
 
 def row(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Dialogue = ()) -> dict[str, list[int]]:
@@ -65,10 +63,10 @@ def row(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Dialogu
             ids = _added(tokenizer, earlier, seen([turn]))
             tokens, mask, turns = tokens + ids, mask + [0] * len(ids), turns + [-1] * len(ids)
             continue
-        opening, own = _opening(tokenizer, earlier), turn_ids(tokenizer, turn)
-        tokens += opening + own
-        mask += [0] * len(opening) + [1] * len(own)
-        turns += [-1] * len(opening) + [number] * len(own)
+        header, own = opening(tokenizer, earlier), turn_ids(tokenizer, turn)
+        tokens += header + own
+        mask += [0] * len(header) + [1] * len(own)
+        turns += [-1] * len(header) + [number] * len(own)
         number += 1
     return {'tokens': tokens, 'mask': mask, 'turns': turns}
 
@@ -82,23 +80,6 @@ def _added(tokenizer: Tokenizer, before: Dialogue, messages: Dialogue) -> list[i
     return tokenizer.added(before, messages, reply=False) if before else tokenizer.chat(messages, reply=False)
 
 
-def _opening(tokenizer: Tokenizer, messages: Dialogue) -> list[int]:
+def opening(tokenizer: Tokenizer, messages: Dialogue) -> list[int]:
+    """Ids that stand between a dialogue and the agent's next turn: the header of a turn."""
     return tokenizer.added(messages, [], reply=True)
-
-
-def rows(found: Sequence[dict[str, list[int]]], width: int) -> dict[str, np.ndarray]:
-    """Arrays [N, width] for a learner: tokens, positions, segments, mask, turns; short rows padded on the right.
-
-    Raises UserError where a row is longer: what was cut would be the answer, or what the critic is told.
-    """
-    longest = max(len(one['tokens']) for one in found)
-    if longest > width:
-        raise UserError(f'a dialogue has {longest} tokens, there is room for {width}')
-    out = {name: np.zeros((len(found), width), np.int32) for name in ('tokens', 'segments', 'mask')}
-    out['turns'] = np.full((len(found), width), -1, np.int32)
-    for i, one in enumerate(found):
-        length = len(one['tokens'])
-        out['segments'][i, :length] = 1
-        for name in ('tokens', 'mask', 'turns'):
-            out[name][i, :length] = one[name]
-    return out | {'positions': np.broadcast_to(np.arange(width, dtype=np.int32), (len(found), width)).copy()}

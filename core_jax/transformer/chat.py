@@ -6,8 +6,6 @@ safetensors of the Llama family. With --prompt it answers once and ends.
 
 from __future__ import annotations
 
-import functools
-import pathlib
 import sys
 import time
 from typing import Any
@@ -44,18 +42,12 @@ class Talk:
     def __init__(self, flags: Any):
         import jax
 
-        from core_jax.transformer import checkpoint, fetch, generate, tokenizer
+        from core_jax.transformer.generate import Sampling
+        from core_jax.transformer.speaker import Speaker
 
-        sampling = generate.Sampling(flags.temperature, 0, flags.top_p)
-        directory = pathlib.Path(flags.model)
-        if not directory.is_dir():
-            directory = fetch.fetch(flags.model)
-        config, params = checkpoint.load(directory)
-        self.words = tokenizer.load(directory, config.vocab_size)
-        self.params, self.key = jax.jit(generate.unstack)(params), jax.random.key(flags.seed)
-        self.room = config.max_positions - flags.max_tokens
-        options = {'max_tokens': flags.max_tokens, 'stops': self.words.stops, 'sampling': sampling}
-        self.program = jax.jit(functools.partial(generate.generate, config, **options))
+        sampling = Sampling(flags.temperature, 0, flags.top_p)
+        self.speaker = Speaker.open(flags.model, max_tokens=flags.max_tokens, sampling=sampling)
+        self.words, self.key = self.speaker.tokenizer, jax.random.key(flags.seed)
         self.messages: list[dict[str, str]] = []
         self.ids: list[int] = []
 
@@ -63,18 +55,14 @@ class Talk:
         """Prints the answer, and how fast it came."""
         import jax
 
-        from core_jax.transformer.generate import padded
-
         message = [{'role': 'user', 'content': text}]
         self.ids += self.words.added(self.messages, message) if self.messages else self.words.chat(message)
         self.messages += message
-        tokens, lengths = padded([self.ids], self.room)
         began = time.perf_counter()
-        found = jax.device_get(self.program(self.params, tokens, lengths, jax.random.fold_in(self.key, len(self.ids))))
-        seconds, count = time.perf_counter() - began, int(found.lengths[0, 0])
-        drawn = [int(token) for token in found.tokens[0, 0, :count]]
+        ((drawn,),) = self.speaker.draw([self.ids], jax.random.fold_in(self.key, len(self.ids)))
+        seconds, count = time.perf_counter() - began, len(drawn)
         answer = self.words.decode(drawn)
-        if not found.stopped[0, 0]:
+        if drawn[-1] not in self.words.stops:
             drawn.append(self.words.stops[0])  # cut by the limit: the template ends the turn all the same
         self.ids, self.messages = self.ids + drawn, [*self.messages, {'role': 'assistant', 'content': answer}]
         print(answer)

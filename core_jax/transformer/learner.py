@@ -107,9 +107,11 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
 
     def init(key: jax.Array, batch: dict) -> State:
         key, own = jax.random.split(key)
-        params = model.init(arch, own)
         if config.lora_rank:
-            params = lora.init(params, own, rank=config.lora_rank)
+            shapes = jax.eval_shape(lambda: model.init(arch, own))
+            params = lora.init(shapes, own, rank=config.lora_rank)
+        else:
+            params = model.init(arch, own)
         return State(key, jnp.zeros((), jnp.int32), trainable(params, optimizer))
 
     hparams = {name: float(config[name]) for name in ('learning_rate', 'beta')}

@@ -14,7 +14,7 @@ from colbench_jax.simulators import ScriptedHuman
 from colbench_jax.sweet_rl import credit, experiment, value_head, words
 from colbench_jax.sweet_rl.play import Player, take_turn
 from core_jax.errors import UserError
-from core_jax.transformer import learner, model
+from core_jax.transformer import learner, model, packing
 from core_jax.transformer.config import preset
 from core_jax.transformer.losses import token_logps
 
@@ -87,7 +87,7 @@ def test_drawn_ids_are_kept_as_they_are(tokenizer):
 
 def test_a_row_that_is_too_long_is_not_cut(tokenizer):
     with pytest.raises(UserError, match='there is room for 16'):
-        words.rows([words.row(tokenizer, HISTORY)], 16)
+        packing.rows([words.row(tokenizer, HISTORY)], 16)
 
 
 def test_no_policy_sees_what_is_hidden(tokenizer):
@@ -159,7 +159,7 @@ def test_advantages_against_whole_sequences(tokenizer):
     np.testing.assert_allclose(sums, found * [[3, 2, 5], [2, 3, 3]], atol=2e-4)
 
 
-def test_the_critic_learns_which_turn_it_was(tokenizer):
+def test_the_critic_learns_which_turn_it_was(tokenizer, tmp_path):
     """Two trajectories that differ in one turn: credit goes to it, and a critic at its reference has loss log 2."""
     wasted = [{'role': 'user', 'content': 'f(a): x'}, {'role': 'assistant', 'content': 'times?'}, *HISTORY[2:]]
     useful = [{'role': 'user', 'content': 'f(a): x'}, *HISTORY[1:]]
@@ -167,7 +167,7 @@ def test_the_critic_learns_which_turn_it_was(tokenizer):
     config.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'turns': 3, 'beta': 1.0, 'updates': 30})
     config.update({'learning_rate': 3e-3, 'warmup': 0.0})
     data = credit.pair_data(tokenizer, [(trajectory(1.0, useful), trajectory(0.0, wasted))] * 2, informed=True)
-    data = credit.nested(credit.with_reference(ARCH, made(1), data, config, batch=2))
+    data = credit.nested(credit.with_reference(tmp_path, ARCH, made(1), data, config))
     critic = learner.make(ARCH, config)
     state = jax.jit(critic.init)(KEY, data)
     state = state.replace(net=state.net.replace(params=made(1)))
@@ -184,7 +184,7 @@ def test_the_critic_learns_which_turn_it_was(tokenizer):
 
 
 def test_values_are_read_at_the_ends_of_turns(tokenizer):
-    rows = words.rows([words.row(tokenizer, HISTORY)], 128)
+    rows = packing.rows([words.row(tokenizer, HISTORY)], 128)
     at = np.flatnonzero(value_head.ends(jax.tree.map(jnp.asarray, rows))[0])
     assert list(rows['tokens'][0, at]) == [tokenizer.stops[0]] * 2
     config = learner.get_config()
