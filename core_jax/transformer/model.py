@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core_jax.transformer import rules
 from core_jax.transformer.config import Config
 
 PyTree = Any
@@ -153,7 +154,8 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = x.shape[-self.taken :]
-        kernel = self.param('kernel', nn.initializers.normal(0.02), (*axes, *self.shape)).astype(x.dtype)
+        kernel = self.param('kernel', nn.initializers.normal(0.02), (*axes, *self.shape))
+        kernel = rules.gathered('/'.join((*self.path, 'kernel')), kernel.astype(x.dtype))
         contracted = tuple(range(x.ndim - self.taken, x.ndim)), tuple(range(self.taken))
         y = jax.lax.dot_general(x, kernel, (contracted, ((), ())))
         if self.has_variable('lora', 'a'):
@@ -185,7 +187,7 @@ class Attention(nn.Module):
 
     def project(self, x: jax.Array, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, T, D] -> q [B, T, H, d], k, v [B, T, KV, d], turned to their positions."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (rules.laid(part(x), None, 'tensor', None) for part in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         return rotate(q, rope), rotate(k, rope), v
@@ -205,7 +207,8 @@ class MLP(nn.Module):
         self.down_proj = Projection((c.hidden_size,), alpha=c.lora_alpha)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (rules.laid(part(x), None, 'tensor') for part in (self.gate_proj, self.up_proj))
+        return self.down_proj(nn.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -236,8 +239,8 @@ class Layer(nn.Module):
         return self._rest(x, attention(q, cache, sees, before, seen)), cache
 
     def _rest(self, x: jax.Array, heads: jax.Array) -> jax.Array:
-        x = x + self.self_attn.combine(heads)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + rules.laid(self.self_attn.combine(heads))
+        return x + rules.laid(self.mlp(self.post_attention_layernorm(x)))
 
 
 class Head(nn.Module):
@@ -248,7 +251,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param('kernel', nn.initializers.normal(0.02), (x.shape[-1], self.size))
-        return x @ kernel.astype(x.dtype)
+        return x @ rules.gathered('lm_head/kernel', kernel.astype(x.dtype))
 
 
 class Decoder(nn.Module):
@@ -295,7 +298,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] -> [B, T, D]."""
-        return self.embed_tokens(tokens).astype(self.config.dtype)
+        return rules.laid(self.embed_tokens(tokens).astype(self.config.dtype))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V], float32."""
