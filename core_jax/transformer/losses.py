@@ -70,6 +70,8 @@ def label_logps(hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.A
     def parts(hidden, table, labels):
         if sides[0]:  # here, and not by the specs: the gradient of this is a sum of which each device gets its part
             table = jax.lax.all_gather(table, 'fsdp', axis=0, tiled=True)
+        if divided:  # before the chunks, so that gradients are added up over devices once, after them
+            table = jax.lax.pcast(table, 'data' if sides[0] else rules.BATCH, to='varying')
         return _chunked(functools.partial(_logps, sides[1]), hidden, table, labels)
 
     return jax.shard_map(parts, in_specs=(rows, sides, rows), out_specs=rows)(hidden, table, labels)
