@@ -135,7 +135,7 @@ TRAINING = {'all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all'}
 def prefill(arch: Config, mesh: Mesh, rows: int, length: int) -> aot.Program:
     """Prompts of this length, read."""
     jitted = jax.jit(lambda *arguments: generate.prefill(arch, *arguments))
-    arguments = served(arch, mesh), *by_rows(mesh, ((rows, length), jnp.int32), ((rows,), jnp.int32))
+    arguments = served(arch, mesh, apart=False), *by_rows(mesh, ((rows, length), jnp.int32), ((rows,), jnp.int32))
     return aot.Program(Under(jitted, mesh), arguments, mesh, SERVING, rows * prefill_flops(arch, length))
 
 
@@ -153,7 +153,7 @@ def decode(arch: Config, mesh: Mesh, rows: int, prompt: int, cache: int) -> aot.
         mesh, ((rows, prompt), bool), ((rows, arch.vocab_size), jnp.float32), ((rows,), jnp.int32)
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = served(arch, mesh), kv, seen, first, lengths, spread(key, replicated(mesh))
+    arguments = served(arch, mesh, apart=True), kv, seen, first, lengths, spread(key, replicated(mesh))
     flops = rows * decode_flops(arch, prompt + cache)
     return aot.Program(Under(jax.jit(drawn), mesh), arguments, mesh, SERVING, flops, turns=1)
 
@@ -162,9 +162,10 @@ def decode(arch: Config, mesh: Mesh, rows: int, prompt: int, cache: int) -> aot.
 SERVING = {'all-reduce', 'all-gather'}
 
 
-def served(arch: Config, mesh: Mesh) -> PyTree:
-    """Parameters in the type of the arithmetic."""
+def served(arch: Config, mesh: Mesh, *, apart: bool) -> PyTree:
+    """Parameters in the type of the arithmetic, layers stacked or apart."""
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, arch.dtype), checkpoint.shapes(arch))
+    params = jax.eval_shape(generate.unstack, params) if apart else params
     return spread(params, rules.params(params, mesh))
 
 
