@@ -54,6 +54,7 @@ tpu-check: $(VENV)/installed $(VENV)/tpu-check  ## compile for TPU slices with t
 	$(BIN)/python -m fql_jax.tpu_check $(ARGS)
 	$(BIN)/python -m scaling.utd.tpu_check $(ARGS)
 	$(BIN)/python -m diffusion_jax.tpu_check $(ARGS)
+	$(BIN)/python -m core_jax.transformer.tpu_check $(ARGS)
 
 install: $(VENV)/installed  ## the environment alone
 

@@ -95,6 +95,7 @@ class Report:
     collectives: dict[str, hlo.Collective] = dataclasses.field(default_factory=dict)
     compile_seconds: float = 0.0
     problems: tuple[str, ...] = ()
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # what else to know of it, by name; under the table
 
     @property
     def total_bytes(self) -> int:
@@ -130,6 +131,7 @@ def check(
     allowed_collectives: Collection[str],
     analytic_flops: float | None = None,
     turns: int | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> Report:
     """Compiles `jitted_fn` for the devices of `mesh` and reports on it; allocates nothing.
 
@@ -139,6 +141,7 @@ def check(
     allowed_collectives: the kinds that are meant to be there (names of hlo.COLLECTIVES).
     analytic_flops: two per multiply-add of all matrix products, over all devices, of one call.
     turns: what a loop counts for whose length only the run decides; see `hlo.count`.
+    facts: what else a reader should know of it, by name; printed and written, not looked at.
 
     What is wrong stands in `Report.problems`; compiler errors other than a full memory are raised.
     """
@@ -151,6 +154,7 @@ def check(
         devices=mesh.size,
         chip_bytes=chip_memory,
         analytic_flops=None if analytic_flops is None else analytic_flops / mesh.size,
+        facts=facts or {},
     )
     started = time.monotonic()
     try:
@@ -196,7 +200,7 @@ def _problems(report: Report, allowed: Collection[str]) -> list[str]:
 
 
 def table(reports: list[Report]) -> str:
-    """The reports as a Markdown table, one line a program, and under it what is wrong."""
+    """The reports as a Markdown table, one line a program, and under it facts and what is wrong."""
     sizes = ('state + data', 'temporary', 'total of chip')
     lines = [('program', 'mesh', *sizes, 'GFLOP', 'of analytic', 'collectives', 'compile')]
     for r in reports:
@@ -217,6 +221,7 @@ def table(reports: list[Report]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple('-' * width for width in widths))
     text = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + ' |' for line in lines]
+    text += [f'{r.name}: ' + '; '.join(f'{k} {v}' for k, v in r.facts.items()) for r in reports if r.facts]
     return '\n'.join(text + [f'FAILED {r.name}: {problem}' for r in reports for problem in r.problems])
 
 
@@ -233,12 +238,13 @@ class Program(NamedTuple):
     allowed_collectives: Collection[str]
     analytic_flops: float | None = None
     turns: int | None = None
+    facts: dict[str, Any] | None = None
 
 
 def main(
     module: str,
     programs: dict[str, Callable[[list], Program]],
-    topologies: tuple[str, ...],
+    topologies: tuple[str, ...] | dict[str, tuple[str, ...]],
     about: str = '',
     results: str = 'results/tpu_check.json',
 ) -> int:
@@ -247,12 +253,13 @@ def main(
     module: the package's module, which is called again for each compilation, one after the other: libtpu keeps what it
     allocated, and what it refuses can end the process.
     programs: name -> function of the slice's devices.
+    topologies: the slices of every program, or name -> those of one.
     about: what one call of them is, for the readers of the table.
     results: where the JSON goes when everything was checked.
     Returns 1 when anything failed, otherwise 0.
     """
     parser = cli.Parser(prog=f'python -m {module}', description='Compile for TPU slices without a TPU.')
-    parser.add_argument('--topology', nargs='+', default=topologies, help='slices, such as v5e:4x4')
+    parser.add_argument('--topology', nargs='+', default=(), help='slices, such as v5e:4x4')
     parser.add_argument('--program', nargs='+', default=tuple(programs), help=f'of {", ".join(programs)}')
     parser.add_argument('--output', type=pathlib.Path, help=f'default: {results} when all is checked')
     parser.add_argument('--seconds', type=float, default=900, help='limit for one compilation')
@@ -271,7 +278,7 @@ def main(
 
     rows, failures = [], []
     for name in flags.program:
-        for topology in flags.topology:
+        for topology in flags.topology or (topologies[name] if isinstance(topologies, dict) else topologies):
             print(f'compiling {name} for {topology} ...', flush=True)
             row = _compile_elsewhere(module, name, topology, flags.seconds)
             if isinstance(row, str):
@@ -282,7 +289,7 @@ def main(
     print(f'\nOne device, one call. {about}\n\n{table(reports)}')
     for failure in failures:
         print(f'FAILED {failure["name"]}: {failure["error"]}')
-    everything = flags.program == tuple(programs) and flags.topology == topologies
+    everything = flags.program == tuple(programs) and not flags.topology
     output = flags.output or (pathlib.Path(results) if everything else None)
     if output is not None:
         _write(output, module, about, rows, failures)
@@ -317,6 +324,7 @@ def _compile_one(flags: argparse.Namespace, programs: dict[str, Callable[[list],
         program.allowed_collectives,
         program.analytic_flops,
         program.turns,
+        program.facts,
     )
     flags.output.write_text(json.dumps(report.row()))
     return 0

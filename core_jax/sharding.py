@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from core_jax.errors import UserError
 
@@ -45,13 +45,13 @@ def infer(tree: Any, mesh: Mesh, rules: Rules) -> Any:
 
     def one(path, leaf):
         name = path_name(path)
-        spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
+        spec = named(name, rules)
         large = int(np.prod(leaf.shape)) >= LARGE
         if spec is None:
             if large:
                 raise UserError(f'no sharding rule names {name} {leaf.shape}; add one (P() replicates)')
             spec = PartitionSpec()
-        fitted = _fit(leaf.shape, spec, mesh)
+        fitted = fit(leaf.shape, spec, mesh)
         if large:
             log.info('sharding %s %s: %s', name, leaf.shape, fitted)
         return NamedSharding(mesh, fitted)
@@ -59,7 +59,13 @@ def infer(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def _fit(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
+def named(name: str, rules: Rules) -> PartitionSpec | None:
+    """What the first rule says that matches a path name."""
+    return next((spec for pattern, spec in rules if re.search(pattern, name)), None)
+
+
+def fit(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """The spec for a leaf of this shape: aligned to the last dimensions, without axes that do not divide theirs."""
     entries = tuple(spec)[-len(shape) :] if shape else ()
     entries = (None,) * (len(shape) - len(entries)) + entries
 

@@ -76,24 +76,26 @@ SCRIPTED = ('oracle', 'greedy')
 def get_config() -> ml_collections.ConfigDict:
     """The experiment at the scale of two cores: a small model, trained here, over the restricted grammar."""
     fine, critic, policy, head = (learner.get_config() for _ in range(4))
-    fine.update({'learning_rate': 2e-3, 'batch_size': 16, 'updates': 500, 'clip': 1.0, 'beta2': 0.99})
+    fine.update({'learning_rate': 2e-3, 'batch_size': 16, 'updates': 600, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
-    critic.update({'batch_size': 16, 'updates': 300})
-    policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
-    head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 300})
+    critic.update({'batch_size': 16, 'updates': 200})
+    policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 120})
+    head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 200})
     return ml_collections.ConfigDict(
         {
             'grammar': 'restricted',
             'hidden': (3, 4),  # least and most hidden slots of a task
-            'train_tasks': 1200,  # that the model talks about
+            'train_tasks': 800,  # that the model talks about
             'test_tasks': 500,  # of other structures
             'turns': 5,  # of the agent
-            'demonstrations': 3,  # careless ones of each training task, for the first fine-tuning
+            'demonstrations': 4,  # careless ones of each training task, for the first fine-tuning
+            'waste': 0.3,  # chance that they ask for any topic, be it known or closed
+            'early': 0.1,  # chance of a turn that they answer without the rest
             'model': '',  # a checkpoint to begin with: a directory, or a name in a package; empty: one is trained here
             'vocabulary': 512,  # of byte pairs, of the model that is trained here
-            'layers': 4,
-            'width': 128,
-            'heads': 4,
+            'layers': 3,
+            'width': 96,
+            'heads': 3,
             'rollouts': 4,  # trajectories of each training task
             'share': 1.0,  # of the trajectories, whose turns are states
             'states': 600,  # at most, that candidates are drawn for
@@ -109,7 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
             'critic': critic,
             'value': head,
             'policy': policy,
-            'mt_dpo_updates': 200,
+            'mt_dpo_updates': 120,
         }
     )
 
@@ -144,7 +146,8 @@ class Experiment:
         def made() -> list[dict[str, Any]]:
             tasks, turns = self.tasks('train'), self.config.turns
             seeds = [100 * self.seed + i for i in range(self.config.demonstrations)]
-            return [play(task, agents.Careless(s, turns=turns), self.human, turns) for s in seeds for task in tasks]
+            careless = [agents.Careless(s, self.config.waste, self.config.early, turns) for s in seeds]
+            return [play(task, agent, self.human, turns) for agent in careless for task in tasks]
 
         return self._lines('demonstrations', made, read_trajectories)
 
@@ -165,9 +168,18 @@ class Experiment:
         c = self.config
         if c.model:
             return checkpoint.read_config(self._checkpoint)
-        width = c.width // c.heads
         return Config(
-            c.vocabulary, c.width, 3 * c.width, c.layers, c.heads, c.heads, width, 1024, 1e4, None, 1e-5, True
+            vocab_size=c.vocabulary,
+            hidden_size=c.width,
+            intermediate_size=3 * c.width,
+            num_layers=c.layers,
+            num_heads=c.heads,
+            num_kv_heads=c.heads,
+            head_dim=c.width // c.heads,
+            max_positions=1024,
+            rope_theta=1e4,
+            tie_embeddings=True,
+            unroll=c.layers,
         )
 
     @functools.cached_property
@@ -363,6 +375,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     require_positive(config, (*counts, 'turn_pairs', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
+    for name in ('waste', 'early'):
+        if not 0 <= config[name] <= 1:
+            raise UserError(f'{name} must be between 0 and 1, got {config[name]}')
     if not 0 < config.share <= 1:
         raise UserError(f'share must be above 0 and at most 1, got {config.share}')
     if config.value.lora_rank or (config.sft.lora_rank and not config.model):

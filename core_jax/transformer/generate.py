@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core_jax.errors import UserError
+from core_jax.transformer import rules
 from core_jax.transformer.config import Config
 from core_jax.transformer.model import Decoder, Layer, Prefix, rotation
 
@@ -124,7 +125,25 @@ def generate(
     """Continues prompts [B, P] of these lengths [B]; to be jitted, all but params, tokens, lengths and key static."""
     params = unstack(params)
     prefix, first = prefill(config, params, tokens, lengths)
-    b, m = tokens.shape[0], tokens.shape[0] * samples
+    options = {'samples': samples, 'max_tokens': max_tokens, 'stops': stops, 'sampling': sampling}
+    return decode(config, params, prefix, first, lengths, key, **options)
+
+
+def decode(
+    config: Config,
+    params: PyTree,
+    prefix: Prefix,
+    first: jax.Array,
+    lengths: jax.Array,
+    key: jax.Array,
+    *,
+    samples: int,
+    max_tokens: int,
+    stops: Sequence[int],
+    sampling: Sampling,
+) -> Generated:
+    """What `generate` draws behind prompts that `prefill` has read; parameters and prefix with lists of layers."""
+    b, m = lengths.shape[0], lengths.shape[0] * samples
     outer, layer = _outer(config, params), Layer(config)
     keys = jax.vmap(
         lambda b: jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(key, b), n))(jnp.arange(samples))
@@ -139,8 +158,8 @@ def generate(
         return token, logp, done | (token[:, None] == ends[None]).any(-1)
 
     def cell():
-        shape = m, max_tokens, config.num_kv_heads, config.head_dim
-        return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+        shape = m, config.num_kv_heads, max_tokens, config.head_dim
+        return tuple(rules.laid(jnp.zeros(shape, config.dtype), 'tensor', None, None) for _ in range(2))
 
     def going(carry):
         t, *_, done = carry[:5]

@@ -76,17 +76,19 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
 
     def preference(params: PyTree, batch: dict, hparams: dict) -> tuple[jax.Array, tuple[jax.Array, dict]]:
         whole, adapter = split(params, batch)
-        # One pass over both: rows of chosen first.
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch['chosen'], batch['rejected'])
+        # One pass over both: a pair's rows are neighbours, so that on a mesh they are on the device that has the pair.
+        both = jax.tree.map(
+            lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:]), batch['chosen'], batch['rejected']
+        )
         found, logps = scores(arch, whole, both, config, adapter)
-        chosen, rejected = jnp.split(found, 2)
+        chosen, rejected = found[::2], found[1::2]
         reference = batch['reference_chosen'], batch['reference_rejected']
         options = {'beta': hparams['beta'], 'kind': config.objective, 'smoothing': config.smoothing}
         loss, margin = preference_loss(chosen, rejected, *reference, **options, gamma=config.gamma)
         count = jnp.float32(loss.shape[0])
         total = loss.sum()
         if config.likelihood:  # of the chosen, a row counts as much as another
-            own = reduce(jnp.split(logps, 2)[0], batch['chosen']['mask'], batch['chosen']['mask'], 'token_mean')
+            own = reduce(logps[::2], batch['chosen']['mask'], batch['chosen']['mask'], 'token_mean')
             total = total - config.likelihood * own.sum()
         told = {
             'margin': margin.sum(),

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from core_jax import sharding
 from core_jax.errors import UserError, unknown
 from core_jax.transformer import rules
 from core_jax.transformer.config import Config
@@ -55,18 +56,25 @@ def token_logps(
 def label_logps(hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.Array:
     """log softmax(hidden @ table) [B, T] at labels [B, T], of hidden [B, T, D] and a head [D, V].
 
-    Under `jax.set_mesh` with a `tensor` axis that divides V, every device makes the logits of its part of the
-    vocabulary; maxima and sums of them are all that is exchanged. Logits of `CHUNK` tokens exist at a time, and are
-    made again for the gradient.
+    Under `jax.set_mesh` every device makes the logits of its rows and, where a `tensor` axis divides V, of its part of
+    the vocabulary, of which maxima and sums are all that is exchanged. Logits of `CHUNK` tokens exist at a time, and
+    are made again for the gradient.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    ways = 1 if mesh.empty else mesh.shape['tensor']
-    if ways == 1 or table.shape[1] % ways:
+    if mesh.empty:
         return _chunked(functools.partial(_logps, None), hidden, table, labels)
-    rows = P(rules.BATCH) if hidden.shape[0] % (mesh.shape['data'] * mesh.shape['fsdp']) == 0 else P()
-    parts = functools.partial(_chunked, functools.partial(_logps, 'tensor'))
-    specs = {'in_specs': (rows, P(None, 'tensor'), rows), 'out_specs': rows}
-    return jax.shard_map(parts, **specs)(hidden, table, labels)
+    divided = hidden.shape[0] % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
+    rows = P(rules.BATCH) if divided else P()
+    sides = sharding.fit(table.shape, P('fsdp' if divided else None, 'tensor'), mesh)
+
+    def parts(hidden, table, labels):
+        if sides[0]:  # here, and not by the specs: the gradient of this is a sum of which each device gets its part
+            table = jax.lax.all_gather(table, 'fsdp', axis=0, tiled=True)
+        if divided:  # before the chunks, so that gradients are added up over devices once, after them
+            table = jax.lax.pcast(table, 'data' if sides[0] else rules.BATCH, to='varying')
+        return _chunked(functools.partial(_logps, sides[1]), hidden, table, labels)
+
+    return jax.shard_map(parts, in_specs=(rows, sides, rows), out_specs=rows)(hidden, table, labels)
 
 
 def _chunked(logps, hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.Array:

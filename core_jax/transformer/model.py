@@ -26,15 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core_jax.transformer import rules
 from core_jax.transformer.config import Config
 
 PyTree = Any
-Kv = tuple[jax.Array, jax.Array]  # keys, values, each [B, S, KV, d]
+Kv = tuple[jax.Array, jax.Array]  # keys, values, each [B, KV, S, d]: heads first, as products ask for them
 
 
 @flax.struct.dataclass
 class Prefix:
-    """What stands before B prompts: keys and values, each [L, B, S, KV, d], of which `seen` [B, S] are real."""
+    """What stands before B prompts: keys and values, each [L, B, KV, S, d], of which `seen` [B, S] are real."""
 
     kv: Kv
     seen: jax.Array
@@ -74,32 +75,44 @@ def rotate(x: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
 def attention(q: jax.Array, own: Kv, sees: jax.Array, prefix: Kv | None = None, seen: jax.Array | None = None):
     """Heads [M, T, H, d] of queries q [M, T, H, d]; each of the KV heads of keys serves H / KV of them.
 
-    own: keys and values [M, S, KV, d] of the rows themselves, of which query t of row m sees `sees` [M, T, S].
-    prefix: those [B, P, KV, d] that stand before, shared by M / B rows each, of which `seen` [B, P] are real.
+    own: keys and values [M, KV, S, d] of the rows themselves, of which query t of row m sees `sees` [M, T, S].
+    prefix: those [B, KV, P, d] that stand before, shared by M / B rows each, of which `seen` [B, P] are real.
+
+    A query that sees nothing (padding) gets zeros, and no NaN.
     """
-    (m, t, h, d), kv = q.shape, own[0].shape[2]
-    q = q.reshape(m, t, kv, h // kv, d) * jnp.asarray(d**-0.5, q.dtype)
-    scores = jnp.einsum('mtkgd,mskd->mkgts', q, own[0], preferred_element_type=jnp.float32)
-    scores = jnp.where(sees[:, None, None], scores, -jnp.inf)
-    if prefix is None:
-        weights = _softmax(scores).astype(q.dtype)
-        return jnp.einsum('mkgts,mskd->mtkgd', weights, own[1]).reshape(m, t, h, d)
-    b = prefix[0].shape[0]
-    grouped = q.reshape(b, m // b, t, kv, h // kv, d)
-    before = jnp.einsum('bntkgd,bpkd->bnkgtp', grouped, prefix[0], preferred_element_type=jnp.float32)
-    before = jnp.where(seen[:, None, None, None, None], before, -jnp.inf).reshape(m, kv, h // kv, t, -1)
-    weights = _softmax(jnp.concatenate([before, scores], -1)).astype(q.dtype)
-    first, second = jnp.split(weights, [before.shape[-1]], -1)
-    first = first.reshape(b, m // b, *first.shape[1:])
-    out = jnp.einsum('bnkgtp,bpkd->bntkgd', first, prefix[1]).reshape(m, t, kv, h // kv, d)
-    return (out + jnp.einsum('mkgts,mskd->mtkgd', second, own[1])).reshape(m, t, h, d)
+    (m, t, h, d), kv = q.shape, own[0].shape[1]
+    q = (q * jnp.asarray(d**-0.5, q.dtype)).reshape(m, t, kv, h // kv, d).transpose(0, 2, 3, 1, 4)
+    parts = [(*own, sees[:, None, None])]
+    if prefix is not None:
+        seen = jnp.repeat(seen, m // len(seen), 0)
+        parts.append((*prefix, seen[:, None, None, None]))
+    scores = []
+    for keys, _, mask in parts:
+        products = jnp.einsum('bkqd,bksd->bkqs', _gathered(q, keys), keys, preferred_element_type=jnp.float32)
+        scores.append(jnp.where(mask, _apart(products, q), -jnp.inf))
+    top = functools.reduce(jnp.maximum, [part.max(-1, keepdims=True) for part in scores])
+    top = jnp.maximum(jax.lax.stop_gradient(top), jnp.finfo(jnp.float32).min)
+    heads, total = 0.0, jnp.finfo(jnp.float32).tiny
+    for (_, values, _), part in zip(parts, scores, strict=True):
+        weights = jnp.exp(part - top)
+        total = total + weights.sum(-1, keepdims=True)
+        weights = _gathered(weights.astype(q.dtype), values)
+        sums = jnp.einsum('bkqs,bksd->bkqd', weights, values, preferred_element_type=jnp.float32)
+        heads = heads + _apart(sums, q)
+    return (heads / total).astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(m, t, h, d)
 
 
-def _softmax(scores: jax.Array) -> jax.Array:
-    """Over the last axis; a query that sees nothing (padding) gets zeros, and no NaN."""
-    top = jnp.maximum(jax.lax.stop_gradient(scores.max(-1, keepdims=True)), jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - top)
-    return weights / jnp.maximum(weights.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+def _gathered(x: jax.Array, keys: jax.Array) -> jax.Array:
+    """[M, KV, G, T, e] as [B, KV, M / B G T, e]: all rows that stand behind one of B prompts ask it at once."""
+    b = len(keys)
+    return jnp.moveaxis(x.reshape(b, -1, *x.shape[1:]), 1, 2).reshape(b, x.shape[1], -1, x.shape[-1])
+
+
+def _apart(x: jax.Array, like: jax.Array) -> jax.Array:
+    """What `_gathered` was given: [M, KV, G, T, e], with M to T those of `like`."""
+    m, kv, g, t, _ = like.shape
+    rows = jnp.moveaxis(x.reshape(len(x), kv, m // len(x), g, t, x.shape[-1]), 2, 1)
+    return rows.reshape(m, kv, g, t, x.shape[-1])
 
 
 def causal(segments: jax.Array, queries: jax.Array) -> jax.Array:
@@ -154,7 +167,8 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = x.shape[-self.taken :]
-        kernel = self.param('kernel', nn.initializers.normal(0.02), (*axes, *self.shape)).astype(x.dtype)
+        kernel = self.param('kernel', nn.initializers.normal(0.02), (*axes, *self.shape))
+        kernel = rules.gathered('/'.join((*self.path, 'kernel')), kernel.astype(x.dtype))
         # Matrices, not tensors: XLA's CPU backend takes twice as long for the gradients of a product of tensors.
         size, rows = math.prod(axes), x.shape[: -self.taken]
         flat = x.reshape(-1, size)
@@ -189,11 +203,11 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = RMSNorm(c.rms_eps), RMSNorm(c.rms_eps)
 
     def project(self, x: jax.Array, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [B, T, D] -> q [B, T, H, d], k, v [B, T, KV, d], turned to their positions."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        """x [B, T, D] -> q [B, T, H, d], k, v [B, KV, T, d], turned to their positions."""
+        q, k, v = (rules.laid(part(x), None, 'tensor', None) for part in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, rope), rotate(k, rope), v
+        return rotate(q, rope), rotate(k, rope).swapaxes(1, 2), v.swapaxes(1, 2)
 
     def combine(self, heads: jax.Array) -> jax.Array:
         """[B, T, H, d] -> [B, T, D]."""
@@ -210,7 +224,8 @@ class MLP(nn.Module):
         self.down_proj = Projection((c.hidden_size,), alpha=c.lora_alpha)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (rules.laid(part(x), None, 'tensor') for part in (self.gate_proj, self.up_proj))
+        return self.down_proj(nn.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -233,16 +248,16 @@ class Layer(nn.Module):
         return self._rest(x, heads), (k, v) if self.keep else None
 
     def step(self, x: jax.Array, before: Kv, rope, seen: jax.Array, cache: Kv, at: jax.Array, sees: jax.Array):
-        """(x [M, 1, D], the cache [M, S, KV, d] with this token at place `at`). sees: [M, 1, S]."""
+        """(x [M, 1, D], the cache [M, KV, S, d] with this token at place `at`). sees: [M, 1, S]."""
         q, k, v = self.self_attn.project(self.input_layernorm(x), rope)
         cache = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, new, at, 1) for old, new in zip(cache, (k, v), strict=True)
+            jax.lax.dynamic_update_slice_in_dim(old, new, at, 2) for old, new in zip(cache, (k, v), strict=True)
         )
         return self._rest(x, attention(q, cache, sees, before, seen)), cache
 
     def _rest(self, x: jax.Array, heads: jax.Array) -> jax.Array:
-        x = x + self.self_attn.combine(heads)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + rules.laid(self.self_attn.combine(heads))
+        return x + rules.laid(self.mlp(self.post_attention_layernorm(x)))
 
 
 class Head(nn.Module):
@@ -253,7 +268,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param('kernel', nn.initializers.normal(0.02), (x.shape[-1], self.size))
-        return x @ kernel.astype(x.dtype)
+        return x @ rules.gathered('lm_head/kernel', kernel.astype(x.dtype))
 
 
 class Decoder(nn.Module):
@@ -279,6 +294,7 @@ class Decoder(nn.Module):
             split_rngs={'params': True},
             in_axes=(0, every, every, every),
             length=c.num_layers,
+            unroll=c.unroll,
         )(c, self.keep)
         self.norm = RMSNorm(c.rms_eps)
         if not c.tie_embeddings:
@@ -300,7 +316,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] -> [B, T, D]."""
-        return self.embed_tokens(tokens).astype(self.config.dtype)
+        return rules.laid(self.embed_tokens(tokens).astype(self.config.dtype))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V], float32."""

@@ -6,6 +6,7 @@ axis does not divide falls back to a copy on every device (SmolLM2's nine heads 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -39,9 +40,37 @@ def batch(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: NamedSharding(mesh, P(BATCH) if x.ndim and x.shape[0] % ways == 0 else P()), tree)
 
 
-def laid(x: jax.Array) -> jax.Array:
-    """Activations [B, T, D] as rows of a batch, under `jax.set_mesh`; elsewhere as they are."""
+def gathered(name: str, leaf: jax.Array) -> jax.Array:
+    """A parameter made whole along `fsdp` where it is used, under `jax.set_mesh`; elsewhere as it is.
+
+    Left alone, the compiler multiplies by the parts and adds up activations, which are larger. The gradient goes the
+    way back: each device is given the sum of its own part.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % (mesh.shape['data'] * mesh.shape['fsdp']):
+    if mesh.empty:
+        return leaf
+    divided = sharding.fit(leaf.shape, sharding.named(name, PARAMS), mesh)
+    return _between(divided, P(*(None if axis == 'fsdp' else axis for axis in divided)), leaf)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _between(before: P, after: P, leaf: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(leaf, after)
+
+
+_between.defvjp(
+    lambda before, after, leaf: (_between(before, after, leaf), None),
+    lambda before, after, _, gradient: (jax.lax.with_sharding_constraint(gradient, before),),
+)
+
+
+def laid(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Activations [B, ...] as rows of a batch, under `jax.set_mesh`; elsewhere as they are.
+
+    axes: along which the other dimensions lie. What does not divide is a copy on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, P(BATCH, *[None] * (x.ndim - 1)))
+    axes = axes or (None,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, sharding.fit(x.shape, P(BATCH, *axes), mesh))

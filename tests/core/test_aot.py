@@ -216,6 +216,29 @@ def test_an_asynchronous_pair_is_one_collective():
     assert hlo.count(TPU).collectives == {'all-reduce': hlo.Collective(ops=1, executions=20, bytes=20 * block)}
 
 
+SCATTER = """
+HloModule jit_step, is_scheduled=true
+
+%all-reduce-scatter (input: bf16[4096,512]) -> bf16[256,512] {
+  %input = bf16[4096,512]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.2 = bf16[4096,512]{1,0:T(8,128)(2,1)} all-reduce(%input), channel_id=1, to_apply=%add
+  %start = s32[]{:T(128)} constant(0)
+  ROOT %slice = bf16[256,512]{1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.2, %start, %start), \
+dynamic_slice_sizes={256,512}
+}
+
+ENTRY %main (e0: bf16[4096,512]) -> bf16[256,512] {
+  %e0 = bf16[4096,512]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %fusion = bf16[256,512]{1,0:T(8,128)(2,1)} fusion(%e0), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+
+
+def test_a_sum_of_which_a_slice_is_kept_is_a_reduce_scatter():
+    found = hlo.count(SCATTER).collectives
+    assert found == {'reduce-scatter': hlo.Collective(ops=1, executions=1, bytes=4096 * 512 * 2)}
+
+
 # Collectives of real programs, on 8 devices
 
 
@@ -259,6 +282,12 @@ def test_an_unintended_collective_fails(ring, mesh):
     assert not report.ok
     assert report.problems == ('all-gather is not on the list of intended collectives (1 of them)',)
     assert 'FAILED ring: all-gather' in aot.table([report])
+
+
+def test_facts_stand_under_the_table(ring, mesh):
+    report = aot.check('ring', *ring, mesh, 10**9, hlo.COLLECTIVES, facts={'turns': 5, 'source': 'by hand'})
+    assert aot.table([report]).splitlines()[-1] == 'ring: turns 5; source by hand'
+    assert report == aot.Report.from_row(json.loads(json.dumps(report.row())))
 
 
 def test_an_unknown_collective_on_the_list_is_an_error(ring, mesh):
@@ -360,7 +389,8 @@ def test_the_command_names_what_failed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
     monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0')
     monkeypatch.setattr(sys, 'argv', ['check', '--output', str(tmp_path / 'deep' / 'check.json')])
-    assert aot.main('core_jax.no_such_module', {'fql': None}, ('v5e:4x4',)) == 1
+    slices = {'fql': ('v5e:4x4',), 'other': ()}
+    assert aot.main('core_jax.no_such_module', {'fql': None, 'other': None}, slices) == 1
     written = json.loads((tmp_path / 'deep' / 'check.json').read_text())
     assert written['rows'] == [] and written['failures'][0]['name'] == 'fql v5e:4x4'
     assert 'FAILED fql v5e:4x4' in capsys.readouterr().out
