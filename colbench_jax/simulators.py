@@ -121,6 +121,9 @@ class OpenAICompatible:
     counts: `replies`, `retries`, `errors` (replies that failed after all retries: `No response.`) and `leaks`.
     """
 
+    longest_reply = LONGEST_REPLY
+    sees_source = True  # and may leak it
+
     def __init__(
         self,
         base_url: str,
@@ -156,10 +159,10 @@ class OpenAICompatible:
         else:
             self._count('errors')
             return NO_RESPONSE
-        if leaks(text, task['ground_truth']):
+        if self.sees_source and leaks(text, task['ground_truth']):
             self._count('leaks')
             return LEAK_REPLY
-        return text[:LONGEST_REPLY]
+        return text[: self.longest_reply]
 
     def _count(self, name: str) -> None:
         with self._lock:
