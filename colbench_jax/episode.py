@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from colbench_jax.tasks.files import domain_of
+
 MARK, OUTPUT = 'I WANT TO ANSWER:', 'OUTPUT:'
 TURNS = 10  # of the agent
 LONGEST_REPLY = 400  # characters of the person
@@ -114,26 +116,21 @@ def shown_page(dialogue: Dialogue) -> str:
     return next(filter(None, turns), '')
 
 
-def is_page_task(task: dict[str, Any]) -> bool:
-    """Whether a task wants a page and no program: it has no calls to pass."""
-    return 'test_cases' not in task
-
-
 def play(
     task: dict[str, Any],
     agent: Agent,
     human: HumanSimulator,
     turns: int = TURNS,
-    look: Callable[[str], bytes] | None = None,
+    show: Callable[[dict[str, Any], str], Sequence[bytes]] = lambda task, page: (),
 ) -> dict[str, Any]:
     """The trajectory of one episode, not yet graded.
 
-    look: the picture of a page; with it, the person is shown what was made and what is wanted.
+    show: the pictures that the person is shown, of a task and the last page that was made ('' for none).
     """
-    episode = PageEpisode(task, turns) if is_page_task(task) else Episode(task, turns)
+    episode = PageEpisode(task, turns) if domain_of(task) == 'frontend' else Episode(task, turns)
     while True:
         episode.agent_says(agent.act(episode.dialogue))
         if episode.done:
             return episode.trajectory()
-        pictures = (look(shown_page(episode.dialogue)), look(task['ground_truth'])) if look else ()
-        episode.human_says(human.reply(task, episode.dialogue, pictures))
+        artefact = show(task, shown_page(episode.dialogue))
+        episode.human_says(human.reply(task, episode.dialogue, artefact))

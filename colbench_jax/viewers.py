@@ -15,6 +15,7 @@ from colbench_jax.episode import LONGEST_REMARK, Dialogue, shown_page
 from colbench_jax.simulators import OpenAICompatible
 from colbench_jax.tasks.frontend.outline import differences, outline
 from colbench_jax.tasks.frontend.sentences import say
+from core_jax.errors import UserError
 
 MOST = 3  # differences that are said in a turn
 NOTHING = 'I see no page yet.'
@@ -47,9 +48,15 @@ class ModelViewer(OpenAICompatible):
 
     longest_reply = LONGEST_REMARK
     sees_source = False
+    looks = True  # it is shown pictures
 
     def messages(self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> list[dict]:
-        """What the model is sent: the pictures of what was made and of what is wanted, as PNG."""
+        """What the model is sent: the pictures of what was made and of what is wanted, as PNG.
+
+        Raises UserError without pictures.
+        """
+        if len(artefact) != 2:
+            raise UserError('a model that looks at pages needs a browser and weights; there are no screenshots')
         content: list[dict[str, Any]] = []
         for name, image in zip(('The page so far:', 'The page in your mind:'), artefact, strict=True):
             address = f'data:image/png;base64,{base64.b64encode(image).decode()}'

@@ -46,7 +46,7 @@ def placeholder(address: str) -> str:
 
     Its size is the one that the address names (`/400/300`, `600x400`), else 640 by 400 px.
     """
-    size = re.search(r'(?<!\d)(\d{2,4})[x/](\d{2,4})(?!\d)', address)
+    size = re.match(r'.*(?<!\d)(\d{2,4})[x/](\d{2,4})(?!\d)', address)
     width, height = (min(2000, int(part)) for part in size.groups()) if size else (640, 400)
     drawn = hashlib.sha256(address.encode()).digest()
     hues = ('sky', 'teal', 'amber', 'rose', 'indigo', 'emerald', 'orange', 'slate')

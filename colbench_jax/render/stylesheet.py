@@ -1,8 +1,8 @@
 """A stylesheet of just the utility classes that a page uses: `p-4` becomes `.p-4{padding:1rem}`.
 
 The names and scales are Tailwind's (a unit of spacing is 0.25rem), of which this knows what pages of tasks and of
-WebSight are made of. A class that is not known has no rule, as in the original. Prefixes for widths (`md:`) become media
-queries; states that a screenshot never sees (`hover:`) have no rule.
+WebSight are made of. A class that is not known has no rule, as in the original. Prefixes for widths (`md:`) become
+media queries; states that a screenshot never sees (`hover:`) have no rule.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import pathlib
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -16,9 +17,8 @@ from PIL import Image
 
 from colbench_jax.render.browser import Browser, PageError
 from colbench_jax.render.document import document
-from core_jax.errors import UserError, unknown
+from core_jax.errors import UserError
 
-KINDS = ('auto', 'imgsim', 'clip:DIRECTORY', 'fallback')
 BLACK = (224, 224)  # px of the picture of an answer without a page
 Embed = Callable[[Image.Image], np.ndarray]  # an image to a vector
 
@@ -34,43 +34,58 @@ class Judge(Protocol):
     """Whoever says how alike two pages are. `label` stands beside every figure."""
 
     label: str
+    sees: bool  # whether it has pictures
 
     def score(self, answer: str, reference: str, where: str = 'the task') -> Score: ...
 
-    def look(self, html: str) -> bytes:
-        """The picture of a page, as PNG. Raises UserError where there is no browser."""
+    def show(self, answer: str, reference: str, where: str = 'the task') -> tuple[bytes, ...]:
+        """Pictures of a page that was made and of the one that is wanted, as PNG; none without a browser."""
+        ...
+
+    def check(self, reference: str, where: str) -> None:
+        """Raises UserError, beginning with `where`, for a reference that does not load."""
         ...
 
     def close(self) -> None: ...
 
 
 class Pictures:
-    """Cosine of embeddings of screenshots."""
+    """Cosine of embeddings of screenshots. Threads may share it."""
+
+    sees = True
 
     def __init__(self, label: str, embed: Embed, browser: Browser | None = None):
         """Raises UserError where there is no browser."""
-        self.label, self._embed, self._browser = label, embed, browser or Browser()
+        self.label, self._browser, self._lock = label, browser or Browser(), threading.Lock()
         self._look = functools.lru_cache(64)(self._rendered)
         self._vector = functools.lru_cache(4096)(lambda html: unit(embed(opened(self._look(html)))))
 
     def _rendered(self, html: str) -> bytes:
-        return self._browser.render(document(html)) if html else black()
-
-    def look(self, html: str) -> bytes:
-        """A page that does not load looks black."""
-        try:
-            return self._look(html)
-        except PageError:
+        if not html:
             return black()
+        with self._lock:
+            return self._browser.render(document(html))
+
+    def show(self, answer: str, reference: str, where: str = 'the task') -> tuple[bytes, ...]:
+        """A page that does not load looks black. Raises UserError for a reference that does not."""
+        self.check(reference, where)
+        try:
+            made = self._look(answer)
+        except PageError:
+            made = black()
+        return made, self._look(reference)
+
+    def check(self, reference: str, where: str) -> None:
+        try:
+            self._vector(reference)
+        except PageError as error:
+            raise UserError(f'{where}: ground_truth cannot be rendered: {error}') from error
 
     def score(self, answer: str, reference: str, where: str = 'the task') -> Score:
         """Raises UserError, beginning with `where`, for a reference that does not load."""
+        self.check(reference, where)
         try:
-            wanted = self._vector(reference)
-        except PageError as error:
-            raise UserError(f'{where}: ground_truth cannot be rendered: {error}') from error
-        try:
-            return Score(float(np.clip(self._vector(answer) @ wanted, 0.0, 1.0)))
+            return Score(float(np.clip(self._vector(answer) @ self._vector(reference), 0.0, 1.0)))
         except PageError as error:
             return Score(0.0, str(error))
 
@@ -81,12 +96,17 @@ class Pictures:
 class Fallback:
     """Features of the HTML alone (features.py): what is said, of what it is made, which colours it names."""
 
+    sees = False
+
     def __init__(self, why: str):
         """why: such as 'no browser'."""
         self.label = f'fallback ({why})'
 
-    def look(self, html: str) -> bytes:
-        raise UserError('a model that looks at pages needs screenshots: ' + self.label.removeprefix('fallback '))
+    def show(self, answer: str, reference: str, where: str = 'the task') -> tuple[bytes, ...]:
+        return ()
+
+    def check(self, reference: str, where: str) -> None:
+        """Nothing is rendered."""
 
     def score(self, answer: str, reference: str, where: str = 'the task') -> Score:
         from colbench_jax.similarity import features
@@ -100,7 +120,7 @@ class Fallback:
 def make(kind: str = 'auto') -> Judge:
     """The judge of a name. `auto` is imgsim where there are a browser and its weights, and the fallback elsewhere.
 
-    Raises UserError for an unknown name, and where what a judge needs is missing.
+    `clip:DIRECTORY` has weights that you bring. Raises UserError where what a judge needs is missing.
     """
     if kind == 'fallback':
         return Fallback('chosen')
@@ -116,11 +136,9 @@ def make(kind: str = 'auto') -> Judge:
         return Pictures('imgsim', _imgsim(), browser)
     if kind == 'imgsim':
         return Pictures('imgsim', _imgsim())
-    if kind.startswith('clip:'):
-        from colbench_jax.similarity import clip
+    from colbench_jax.similarity import clip
 
-        return Pictures('clip', clip.load(pathlib.Path(kind.removeprefix('clip:'))))
-    raise unknown('similarity', kind, KINDS)
+    return Pictures('clip', clip.load(pathlib.Path(kind.removeprefix('clip:'))))
 
 
 def _imgsim() -> Embed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,21 +35,26 @@ def generate(
     seed: int = 0,
     hidden: tuple[int, int] | None = None,
     leak: float | None = None,
+    rejected: Counter[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """`count` tasks, the same ones for the same arguments.
 
-    hidden: least and most hidden fields; leak: chance that one is told. Raises UserError for an unknown split, and
-    where hardly any draw makes a task.
+    hidden: least and most hidden fields; leak: chance that one is told. rejected: counts draws by what they failed,
+    and those that passed under 'accepted'. Raises UserError for an unknown split, and where hardly any draw passes.
     """
     if split not in SPLITS:
         raise unknown('split', split, SPLITS)
+    rejected = Counter() if rejected is None else rejected
     seen: set[str] = set()
     number = 0
     while len(seen) < count:
         rng = random.Random(f'{seed}/frontend/{split}/{number}')
-        task = _task(rng, split, hidden or HIDDEN, LEAK if leak is None else leak)
+        task = _task(rng, split, hidden or HIDDEN, LEAK if leak is None else leak, rejected)
         number += 1
-        if task is not None and task['ground_truth'] not in seen:
+        if task is not None and task['ground_truth'] in seen:
+            rejected['seen before'] += 1
+        elif task is not None:
+            rejected['accepted'] += 1
             seen.add(task['ground_truth'])
             yield task
         if number > 200 * (len(seen) + 10):
@@ -80,8 +86,10 @@ def guess(topic: str, kinds: list[str]) -> Page:
     return Page(topic, page.GROUNDS[0], tuple(page.usual(kind, topic) for kind in named))
 
 
-def _task(rng: random.Random, split: str, hidden: tuple[int, int], leak: float) -> dict[str, Any] | None:
-    """One draw, or None where its structure belongs to another split or a guess is too near."""
+def _task(
+    rng: random.Random, split: str, hidden: tuple[int, int], leak: float, rejected: Counter[str]
+) -> dict[str, Any] | None:
+    """One draw, or None where its structure belongs to another split or a proof fails."""
     topic = rng.choice([name for name in TOPICS if (name in UNSEEN) == (split == 'unseen')])
     body = rng.sample(page.BODY, rng.randint(3, 5))
     meant, changed = _varied(rng, topic, ['navbar', 'hero', *body, 'footer'], rng.randint(*hidden))
@@ -93,6 +101,11 @@ def _task(rng: random.Random, split: str, hidden: tuple[int, int], leak: float) 
     apart = differences(outline(page.html_of(guess(topic, kinds))), outline(source))
     leaks = [one for one in apart if one.field not in ('missing', 'place') and rng.random() < leak]
     if len(apart) - len(leaks) < LEAST_APART:
+        rejected['a guess is too near'] += 1
+        return None
+    told = {f'{one.part[0]}.{one.field}' for one in apart}
+    if any(name not in told and not name.startswith(f'{forgotten}.') for name in changed):
+        rejected['a hidden field cannot be seen'] += 1
         return None
     return {
         'problem_description': request(topic, kinds, leaks),
