@@ -18,7 +18,7 @@ def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
     """{'success/GROUP': {'value', 'low', 'high', 'n'}, ...} of graded trajectories; likewise `tests` and `turns`.
 
     Pages have `cosine` in place of `success` and `tests`. Groups are agents and, of generated tasks, `agent/family`.
-    Success has Wilson's interval; what is a mean has Student's.
+    Success has Wilson's interval; what is a mean has Student's, that of a cosine cut to 0..1.
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -31,12 +31,19 @@ def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
     for name in sorted(groups, key=lambda name: ('/' in name, name)):
         own = groups[name]
         if 'similarity' in own[0]:
-            found[f'cosine/{name}'] = mean_interval([row['reward'] for row in own])
+            found[f'cosine/{name}'] = within(mean_interval([row['reward'] for row in own]))
         else:
             found |= _success(name, own)
         turns = [sum(turn['role'] == 'assistant' for turn in row['dialogue_history']) for row in own]
         found[f'turns/{name}'] = mean_interval(turns)
     return found
+
+
+def within(interval: dict[str, Any]) -> dict[str, Any]:
+    """An interval of a quantity in 0..1."""
+    if interval['low'] is None:
+        return interval
+    return interval | {'low': max(0.0, interval['low']), 'high': min(1.0, interval['high'])}
 
 
 def _success(name: str, own: list[dict[str, Any]]) -> Metrics:
@@ -56,7 +63,7 @@ def label_of(rows: list[dict[str, Any]]) -> str:
 
 def table(metrics: Metrics, label: str = '') -> str:
     """A Markdown table, a line for each agent, then one for each agent and family. label: of `label_of`."""
-    head = f'cosine ({label})' if label else 'success % | tests passed %'
+    head = f'cosine by {label}' if label else 'success % | tests passed %'
     lines = [f'| | {head} | turns | n |', '|---|---|---|---|' + ('' if label else '---|')]
     for key, first in metrics.items():
         kind, _, name = key.partition('/')

@@ -2,7 +2,8 @@
 
 Pages are not trusted: no script of theirs runs, nothing is fetched (no name resolves, the network is off, and every
 request that is made all the same fails), and they have the origin of about:blank, which may read no file. The browser
-has a directory of its own, which goes with it, and a group of processes of its own, which is killed with it.
+has a directory of its own, which goes with it, and a group of processes of its own, which is killed with it. Where this
+process is killed, the browser ends since its pipe does, and the directory (a few MB in the temporary one) stays.
 """
 
 from __future__ import annotations
@@ -99,6 +100,13 @@ class Browser:
             self.close()
             raise
 
+    def version(self) -> str:
+        """Such as 'Chrome/150.0.7871.100'. Raises UserError where the browser does not start."""
+        if self._process is None:
+            self._start()
+        self._deadline = time.monotonic() + self.seconds
+        return self._call('Browser.getVersion')['product']
+
     def _picture(self, html: str) -> bytes:
         frame = self._call('Page.getFrameTree')['frameTree']['frame']['id']
         self._loaded = False
@@ -189,7 +197,7 @@ class Browser:
         if method == 'Page.loadEventFired':
             self._loaded = True
         elif method == 'Fetch.requestPaused':
-            self._send('Fetch.failRequest', {'requestId': about['requestId'], 'errorReason': 'BlockedByClient'})
+            self._send('Fetch.failRequest', {'requestId': about['requestId'], 'errorReason': 'Aborted'})
         elif method in ('Inspector.targetCrashed', 'Target.targetCrashed', 'Target.detachedFromTarget'):
             raise PageError('the page crashes the browser')
 

@@ -1,7 +1,7 @@
 """What a browser is given in place of a page as it was written: a stylesheet of its own, and no address to ask.
 
 Images from the network become drawings that depend on their address alone; scripts are dropped (the browser would not
-run them either); a policy in front of everything forbids whatever is not in the page itself.
+run them either); a policy in front of everything forbids whatever is not in the page itself. Nothing moves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from colbench_jax.render.palette import COLOURS
 from colbench_jax.render.stylesheet import compiled
 
 LONGEST = 2_000_000  # characters of a page
+STILL = '*,::before,::after{animation:none!important;transition:none!important;caret-color:transparent!important}'
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; form-action 'none'"
 
 _SOURCE = re.compile(
@@ -33,7 +34,7 @@ def document(html: str) -> str:
     html = _URL.sub(lambda match: f'url("{placeholder(match[2])}")', html)
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     # A parser folds the page's own <html>, <head> and <body> into those that have begun here.
-    return f'<!DOCTYPE html>{head}<style>{compiled(html)}</style>{html}'
+    return f'<!DOCTYPE html>{head}<style>{compiled(html)}{STILL}</style>{html}'
 
 
 def _local(match: re.Match) -> str:

@@ -56,7 +56,7 @@ class Pictures:
 
     def __init__(self, label: str, embed: Embed, browser: Browser | None = None):
         """Raises UserError where there is no browser."""
-        self.label, self._browser, self._lock = label, browser or Browser(), threading.Lock()
+        self.label, self.browser, self._lock = label, browser or Browser(), threading.Lock()
         self._look = functools.lru_cache(64)(self._rendered)
         self._vector = functools.lru_cache(4096)(lambda html: unit(embed(opened(self._look(html)))))
 
@@ -64,7 +64,7 @@ class Pictures:
         if not html:
             return black()
         with self._lock:
-            return self._browser.render(document(html))
+            return self.browser.render(document(html))
 
     def show(self, answer: str, reference: str, where: str = 'the task') -> tuple[bytes, ...]:
         """A page that does not load looks black. Raises UserError for a reference that does not."""
@@ -90,7 +90,7 @@ class Pictures:
             return Score(0.0, str(error))
 
     def close(self) -> None:
-        self._browser.close()
+        self.browser.close()
 
 
 class Fallback:
@@ -123,7 +123,7 @@ def make(kind: str = 'auto') -> Judge:
     `clip:DIRECTORY` has weights that you bring. Raises UserError where what a judge needs is missing.
     """
     if kind == 'fallback':
-        return Fallback('chosen')
+        return Fallback('no pictures')
     if kind == 'auto':
         from colbench_jax.fetch import directory
 

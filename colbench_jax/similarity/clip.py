@@ -73,7 +73,7 @@ class Tower(nn.Module):
         patches = patches.reshape(len(x), -1, c.hidden_size)
         first = self.param('class_embedding', nn.initializers.normal(), (c.hidden_size,))
         places = self.param('position_embedding', nn.initializers.normal(), (patches.shape[1] + 1, c.hidden_size))
-        x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.hidden_size)), patches], 1) + places
+        x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.hidden_size)), patches], 1) + places[None]
         x = _norm(c, 'pre_layrnorm')(x)
         for number in range(c.num_hidden_layers):
             x = Layer(c, name=f'layers_{number}')(x)
