@@ -57,7 +57,7 @@ def generate(
             rejected['accepted'] += 1
             seen.add(task['ground_truth'])
             yield task
-        if number > 200 * (len(seen) + 10):
+        if number > 40 * (len(seen) + 10):
             raise UserError(f'only {len(seen)} of {number} drawn pages hide enough; raise --hidden')
 
 

@@ -7,6 +7,7 @@ pages, the most outstanding first.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ _WEIGHTS = {'missing': 10, 'extra': 9, 'background': 8, 'place': 7, 'columns': 6
 _WEIGHTS |= {'colour': 3, 'size': 3, 'button': 2, 'text': 1}
 
 
+@functools.lru_cache(512)
 def outline(html: str) -> Outline:
     """What can be seen on a page."""
     body = body_of(parse(html))
