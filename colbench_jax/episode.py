@@ -105,8 +105,10 @@ def answer_of(content: str) -> str:
 def snippet_of(content: str) -> str:
     """The first page in a turn: `<html>...</html>`, else `<body>...</body>`, else ''."""
     for tag in ('html', 'body'):
-        if match := re.search(rf'<{tag}\b[^>]*>.*?</{tag}\s*>', content, re.DOTALL | re.IGNORECASE):
-            return match[0]
+        begin = re.search(rf'<{tag}\b[^<>]*>', content, re.IGNORECASE)
+        end = begin and re.compile(rf'</{tag}\s*>', re.IGNORECASE).search(content, begin.end())
+        if end:
+            return content[begin.start() : end.end()]
     return ''
 
 

@@ -11,6 +11,7 @@ SILENT = frozenset('script style template noscript title'.split())  # of these, 
 # An open element of the first kind ends where one of the second begins.
 _ENDS = {tag: {tag} for tag in ('p', 'li', 'option')}
 _ENDS |= {tag: {'td', 'th', 'tr'} for tag in ('td', 'th')} | {'tr': {'tr'}}
+LONGEST = 200_000  # characters; what follows them is not read
 DEEPEST = 200  # levels; what lies deeper counts to the last one
 
 
@@ -80,7 +81,7 @@ class _Builder(HTMLParser):
 def parse(html: str) -> Node:
     """The root of a page, whose children are those of the file."""
     builder = _Builder()
-    builder.feed(re.sub(r'(?is)<script\b.*?(</script\s*>|$)', '', html))
+    builder.feed(re.sub(r'(?is)<script\b.*?(</script\s*>|$)', '', html[:LONGEST]))
     builder.close()
     return builder.root
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -91,6 +92,16 @@ def test_a_document_asks_for_nothing():
     assert not re.search(r'http://[abce]|https://|f\.png|<script|<base|refresh', made)
     assert made.count('data:image/svg') == 3 and 'data:image/png;base64,AA==' in made
     assert made.startswith('<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"')
+
+
+def test_hostile_pages_take_no_longer_than_others():
+    """A quarter of a million characters each, of what would be tried over and over."""
+    began = time.process_time()
+    for text in ('<meta ', '<img ', '<html ', '<script', 'class=', 'url(', '<img src="', "class='"):
+        html = text * (250_000 // len(text))
+        document(html)
+        snippet_of(html)
+    assert time.process_time() - began < 10
 
 
 def test_placeholders_depend_on_the_address_alone():
@@ -274,6 +285,8 @@ def test_a_model_that_looks_gets_two_pictures_and_no_text_of_the_task(pages):
     assert '<html>' not in str(sent)
     with pytest.raises(UserError, match='needs a browser'):
         person.messages(task, [], ())
+    person._ask = lambda messages: task['ground_truth'] * 2  # it saw no source, so that nothing of it can leak
+    assert person.reply(task, [], (b'made', b'wanted')) == (task['ground_truth'] * 2)[:1000]
 
 
 def test_the_oracle_builds_what_the_greedy_agent_does_not(pages):
