@@ -1,8 +1,9 @@
 """The image tower of CLIP (arXiv 2103.00020), from a directory that you bring: openai/clip-vit-base-patch32 or alike.
 
-A directory of Hugging Face's: config.json and model.safetensors. Pictures are prepared as CLIP's processor does it: the
-short side to the size of the tower (bicubic), a square out of the middle, the mean and deviation of CLIP's images. Of a
-tall page the middle alone counts, as in the paper. Parameters have the names of the checkpoint, in Flax's layout.
+A directory as Hugging Face's: config.json, and model.safetensors or pytorch_model.bin. Pictures are prepared as CLIP's
+processor does it: the short side to the size of the tower (bicubic), a square out of the middle, the mean and deviation
+of CLIP's images. Of a tall page the middle alone counts, as in the paper. Parameters have the names of the checkpoint,
+in Flax's layout.
 """
 
 from __future__ import annotations
@@ -135,10 +136,10 @@ def config_of(directory: pathlib.Path) -> Config:
 def load(directory: pathlib.Path):
     """The embedding, of an image a vector [projection_dim]. Raises UserError where the directory holds no CLIP."""
     config = config_of(directory)
-    tower, variables = Tower(config), from_hf(read(directory / 'model.safetensors'))
+    tower, variables = Tower(config), from_hf(read(directory))
     side = config.image_size
     wanted = jax.eval_shape(tower.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
     if jax.tree.map(lambda x: x.shape, variables) != jax.tree.map(lambda x: x.shape, wanted):
-        raise UserError(f'{directory / "model.safetensors"} does not have the shapes of its config.json')
+        raise UserError(f'the weights in {directory} do not have the shapes of its config.json')
     variables, apply = jax.device_put(variables), jax.jit(tower.apply)
     return lambda image: np.asarray(apply(variables, prepared(image, side)[None])[0])

@@ -99,7 +99,7 @@ def prepared(image: Image.Image) -> np.ndarray:
 
 def load(directory: pathlib.Path):
     """The embedding, of an image a vector [768], from the checkpoint that colbench_jax.fetch made. Raises UserError."""
-    variables, network = from_torch(read(directory / 'model.safetensors')), ResNet()
+    variables, network = from_torch(read(directory)), ResNet()
     wanted = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
     if jax.tree.map(lambda x: x.shape, variables) != jax.tree.map(lambda x: x.shape, wanted):
         raise UserError(f'{directory} does not hold the weights of imgsim; remove it and fetch them again')

@@ -63,12 +63,15 @@ def test_live_against_transformers(clip_directory):
         found = model.get_image_features(pixel_values=pixels)
     wanted = getattr(found, 'pooler_output', found)[0].numpy()
     np.testing.assert_allclose(clip.load(clip_directory)(image), wanted, atol=2e-5)
+    (clip_directory / 'model.safetensors').unlink()
+    torch.save(model.state_dict(), clip_directory / 'pytorch_model.bin')
+    np.testing.assert_allclose(clip.load(clip_directory)(image), wanted, atol=2e-5)
 
 
 def test_directories_that_hold_no_clip(clip_directory):
     document = json.loads((clip_directory / 'config.json').read_text())
     for change, complaint in (
-        ({'projection_dim': 7}, 'does not have the shapes'),
+        ({'projection_dim': 7}, 'do not have the shapes'),
         ({'vision_config': {'hidden_act': 'tanh'}}, 'is none of quick_gelu'),
         ({'vision_config': None}, 'no configuration of CLIP'),
     ):
