@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from colbench_jax.tasks.frontend.generate import generate, page_of
 from colbench_jax.tasks.frontend.page import Page, Part
 from colbench_jax.viewers import ScriptedViewer
 from core_jax import provenance
-from core_jax.cli import Parser, quoted
+from core_jax.cli import Parser
 from core_jax.errors import UserError, exit_on_user_error
 from core_jax.files import make_directory, write_json_atomic
 from core_jax.stats import mean_interval
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = {
         'paper': 'sweet_rl',
         'title': 'similarity of pages',
-        'command': quoted([parser.prog, *(sys.argv[1:] if arguments is None else arguments)]),
+        'command': f'{parser.prog} --count={flags.count}',
         'device': 'CPU',
         'scale': f'{flags.count} generated pages of the test split, rendered here',
         'seeds': [0],
