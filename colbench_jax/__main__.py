@@ -7,15 +7,17 @@
     python -m colbench_jax report      success and tests passed, with intervals; without a file, of scripted agents
 
 Each has --help and works without flags. Files are JSON lines in the schema of the original ones, which load unchanged.
+With --domain=frontend the tasks are pages, compared by --similarity; a file says itself what it holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from core_jax.cli import Parser, command_of, quoted
@@ -24,6 +26,7 @@ from core_jax.files import make_directory, write_atomic, write_json_atomic
 
 FOLDER = 'runs/colbench'
 PLAYED = f'{FOLDER}/played.jsonl'
+SIMILARITIES = ('auto', 'imgsim', 'fallback')  # and clip:DIRECTORY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,17 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def generate_command(parser: Parser, words: list[str]) -> int:
-    """Makes tasks and proves each: its calls tell every hidden value, and a guess passes at most three of ten."""
+    """Makes tasks and proves each: its calls tell every hidden value, and a guess passes at most three of ten.
+
+    Of pages: everything hidden can be seen, and a guess differs in three things at least.
+    """
     _add_task_flags(parser, 100)
-    parser.add_argument('--out', help=f'the file (default: {FOLDER}/GRAMMAR-SPLIT.jsonl)')
+    parser.add_argument('--out', help=f'the file (default: {FOLDER}/GRAMMAR-SPLIT.jsonl, {FOLDER}/pages-SPLIT.jsonl)')
     parser.add_argument('--overwrite', action='store_true', help='replace it')
     flags = _parse(parser, words)
-    out = _free(flags.out or f'{FOLDER}/{flags.grammar}-{flags.split}.jsonl', flags.overwrite)
+    kind = 'pages' if flags.domain == 'frontend' else flags.grammar
+    out = _free(flags.out or f'{FOLDER}/{kind}-{flags.split}.jsonl', flags.overwrite)
     from colbench_jax.tasks.files import write_lines
 
     rejected: Counter[str] = Counter()
-    with _pool(flags.workers) as pool:
-        tasks = _generated(pool, flags, flags.count, rejected)
+    with _stage(flags, None) as stage:
+        tasks = _made(stage, flags, rejected)
     write_lines(out, tasks)
     drafts = sum(rejected.values())
     print(f'{len(tasks)} tasks of {len({task["spec"]["structure"] for task in tasks})} structures in {out}')
@@ -59,7 +66,10 @@ def generate_command(parser: Parser, words: list[str]) -> int:
 
 
 def play_command(parser: Parser, words: list[str]) -> int:
-    """You talk in the terminal. An answer begins with I WANT TO ANSWER: and ends with a line that holds a dot alone."""
+    """You talk in the terminal. An answer begins with I WANT TO ANSWER: and ends with a line that holds a dot alone.
+
+    A page that you show begins with <html> and ends with </html>.
+    """
     _add_task_flags(parser, 10)
     parser.add_argument('--tasks', help='a file of tasks (default: makes --count of them)')
     parser.add_argument('--number', type=int, default=0, help='which task, from 0')
@@ -68,25 +78,21 @@ def play_command(parser: Parser, words: list[str]) -> int:
     flags = _parse(parser, words)
     if flags.role not in ('agent', 'human'):
         raise unknown('role', flags.role, ('agent', 'human'))
-    from colbench_jax import agents, episode
-    from colbench_jax.grader import Grader
-
-    agent, human = agents.make(flags.agent, flags.seed, flags.turns), _human(flags)
-    with _pool(flags.workers) as pool:
-        tasks = _tasks(pool, flags)
+    with _stage(flags, given := _given(flags)) as stage:
+        tasks = given or _made(stage, flags)
         if not 0 <= flags.number < len(tasks):
             raise UserError(f'--number must be between 0 and {len(tasks) - 1}, got {flags.number}')
         task = tasks[flags.number]
         if flags.role == 'agent':
-            agent = Terminal()
+            agent, human = Terminal(), _human(flags, stage.domain)
         else:
-            human = Terminal()
+            agent, human = stage.agent(flags.agent, flags.seed, flags.turns), Terminal()
             print(f'You want this, and the agent must not see it:\n\n{task["ground_truth"]}\n')
             print(f'The agent was told: {task["problem_description"]}')
-        played = episode.play(task, agent, human, flags.turns)
-        grade = Grader(pool=pool).grade(task, played['answer'])
-    print(f'\nthe answer:\n{played["answer"]}\n')
-    print(f'{sum(grade.passed)} of {len(grade.passed)} calls are right' + (': solved' if grade.success else ''))
+        played = stage.play(task, agent, human, flags.turns)
+        stage.grade([played], lambda: None)
+        print(f'\nthe answer:\n{played["answer"]}\n')
+        print(stage.verdict(played))
     print(f'next: python -m colbench_jax play --as={"human" if flags.role == "agent" else "agent"}')
     return 0
 
@@ -105,16 +111,18 @@ def rollout_command(parser: Parser, words: list[str]) -> int:
     out = _free(flags.out, flags.overwrite)
     from colbench_jax.tasks.files import write_lines
 
-    human = _human(flags)
-    with _pool(flags.workers) as pool:
-        tasks = _tasks(pool, flags)
-        played = _played(tasks, flags, human)
-        _grade(pool, played, 'strict')
+    with _stage(flags, given := _given(flags)) as stage:
+        human = _human(flags, stage.domain)
+        tasks = given or _made(stage, flags)
+        stage.check(tasks)
+        played = _played(stage, tasks, flags, human)
+        _grade(stage, played)
+        told = stage.told(played)
     write_lines(out, played)
-    print(f'{flags.agent}: {_summary(played)}')
+    print(f'{flags.agent}: {told}')
     if hasattr(human, 'report'):
-        told = human.report()
-        print(f'the model: {told["replies"]} replies, {told["errors"]} failed, {told["leaks"]} leaks held back')
+        counts = human.report()
+        print(f'the model: {counts["replies"]} replies, {counts["errors"]} failed, {counts["leaks"]} leaks held back')
     print(f'{len(played)} trajectories in {out}')
     print(f'next: python -m colbench_jax report --trajectories={out}')
     return 0
@@ -125,8 +133,8 @@ def grade_command(parser: Parser, words: list[str]) -> int:
     parser.add_argument('--trajectories', metavar='FILE', help=f'default: {PLAYED} if it is there')
     parser.add_argument('--mode', default='strict', help='strict (default), lenient (a list for a tuple) or compat')
     parser.add_argument('--out', help='the file with rewards (default: write nothing)')
+    _add_domain_flags(parser)
     parser.add_argument('--overwrite', action='store_true', help='replace it')
-    parser.add_argument('--workers', type=int, help='jails side by side (default: the CPUs)')
     flags = _parse(parser, words)
     from colbench_jax.grader import MODES
 
@@ -135,12 +143,14 @@ def grade_command(parser: Parser, words: list[str]) -> int:
     out = _free(flags.out, flags.overwrite) if flags.out else None
     from colbench_jax.tasks.files import write_lines
 
-    with _pool(flags.workers) as pool:
-        rows = _trajectories(pool, flags.trajectories, ('careless',))
+    with _stage(flags, given := _recorded(flags)) as stage:
+        rows = given or _shown(stage, ('careless',))
         began = time.monotonic()
-        _grade(pool, rows, flags.mode)
+        _grade(stage, rows)
         seconds = time.monotonic() - began
-    print(f'{flags.mode}: {_summary(rows)}; {len(rows) / seconds:.0f} gradings a second')
+        told = stage.told(rows)
+    by = flags.mode if stage.domain == 'backend' else 'pages'
+    print(f'{by}: {told}; {len(rows) / seconds:.0f} gradings a second')
     if out:
         write_lines(out, rows)
         print(f'rewards in {out}')
@@ -149,21 +159,22 @@ def grade_command(parser: Parser, words: list[str]) -> int:
 
 
 def report_command(parser: Parser, words: list[str]) -> int:
-    """Success and tests passed of trajectories, with 95 % intervals; without a file, of the scripted agents."""
+    """What trajectories came to, with 95 % intervals; without a file, those of the scripted agents."""
     parser.add_argument('--trajectories', metavar='FILE', help=f'default: {PLAYED} if it is there')
     parser.add_argument('--out', metavar='DIR', help='the directory of summary.json and report.md (default: none)')
-    parser.add_argument('--workers', type=int, help='jails side by side (default: the CPUs)')
+    _add_domain_flags(parser)
     flags = _parse(parser, words)
     from colbench_jax import report
     from colbench_jax.agents import AGENTS
 
     began = time.monotonic()
-    with _pool(flags.workers) as pool:
-        rows = _trajectories(pool, flags.trajectories, AGENTS)
-        if any('reward' not in row for row in rows):
-            _grade(pool, rows, 'strict')
-    metrics = report.metrics_of(rows)
-    text = report.table(metrics)
+    rows = _recorded(flags)
+    if rows is None or any('reward' not in row for row in rows):
+        with _stage(flags, rows) as stage:
+            rows = rows or _shown(stage, AGENTS)
+            _grade(stage, rows)
+    metrics, label = report.metrics_of(rows), report.label_of(rows)
+    text = report.table(metrics, label)
     print(text)
     if flags.out:
         folder = make_directory(flags.out)
@@ -177,6 +188,8 @@ def report_command(parser: Parser, words: list[str]) -> int:
             'wall_seconds': time.monotonic() - began,
             'metrics': metrics,
         }
+        if label:
+            summary['similarity'] = label
         write_json_atomic(folder / 'summary.json', summary)
         print(f'\nsummary.json and report.md in {folder}')
     print('\nnext: python -m colbench_jax play')
@@ -195,21 +208,33 @@ COMMANDS: dict[str, Callable[[Parser, list[str]], int]] = {
 class Terminal:
     """A person at the terminal, as agent or as the one who knows."""
 
+    looks = True  # pictures are left in FOLDER
+
     def act(self, dialogue):
         from colbench_jax.episode import MARK, Utterance
 
         print(f'\nperson: {dialogue[-1]["content"]}')
         text = self._line()
         if MARK in text:
-            lines = [text]
-            while (line := self._line('')) != '.':
-                lines.append(line)
-            text = '\n'.join(lines)
+            text = self._until(text, lambda line: line == '.', keep=False)
+        elif '<html' in text:
+            text = self._until(text, lambda line: '</html>' in line, keep=True)
         return Utterance(text)
 
     def reply(self, task, dialogue, artefact=()):
         print(f'\nagent: {dialogue[-1]["content"]}')
+        for name, image in zip(('made', 'wanted'), artefact):  # noqa: B905, without a browser there are none
+            path = make_directory(FOLDER) / f'{name}.png'
+            write_atomic(path, image)
+            print(f'{name}: {path}')
         return self._line()
+
+    def _until(self, text: str, ends: Callable[[str], bool], keep: bool) -> str:
+        """`text` and the lines after it up to the one that ends it."""
+        lines = [text]
+        while not ends(lines[-1]):
+            lines.append(self._line(''))
+        return '\n'.join(lines if keep else lines[:-1])
 
     @staticmethod
     def _line(prompt: str = 'you: ') -> str:
@@ -222,16 +247,26 @@ class Terminal:
 # What the commands share
 
 
+def _add_domain_flags(parser: Parser) -> None:
+    parser.add_argument('--domain', default='backend', help='backend (default): programs; frontend: pages')
+    parser.add_argument(
+        '--similarity',
+        default='auto',
+        help='of pages: imgsim, clip:DIRECTORY, fallback (no pictures), or auto (default): imgsim where it can be had',
+    )
+    parser.add_argument('--workers', type=int, help='jails side by side (default: the CPUs)')
+
+
 def _add_task_flags(parser: Parser, count: int) -> None:
     parser.add_argument('--grammar', default='full', help='full (default) or restricted: short, for small models')
     parser.add_argument(
-        '--split', default='train', help='train (default), test (other structures) or unseen (families)'
+        '--split', default='train', help='train (default), test (other structures) or unseen (families or topics)'
     )
     parser.add_argument('--count', type=int, default=count, help=f'tasks (default {count})')
     parser.add_argument('--hidden', metavar='LEAST:MOST', help='hidden slots of a task (default: of the grammar)')
     parser.add_argument('--leak', type=float, metavar='P', help='chance that one is told (default: of the grammar)')
     parser.add_argument('--seed', type=int, default=0, help='of everything random (default 0)')
-    parser.add_argument('--workers', type=int, help='jails side by side (default: the CPUs)')
+    _add_domain_flags(parser)
 
 
 def _add_play_flags(parser: Parser) -> None:
@@ -255,6 +290,12 @@ def _parse(parser: Parser, words: list[str]) -> Any:
             raise UserError(f'--{name} must be at least 1, got {value}')
     if getattr(flags, 'leak', None) is not None and not 0 <= flags.leak <= 1:
         raise UserError(f'--leak must be between 0 and 1, got {flags.leak}')
+    from colbench_jax.tasks.files import DOMAINS
+
+    if flags.domain not in DOMAINS:
+        raise unknown('domain', flags.domain, DOMAINS)
+    if flags.similarity not in SIMILARITIES and not flags.similarity.startswith('clip:'):
+        raise unknown('similarity', flags.similarity, (*SIMILARITIES, 'clip:DIRECTORY'))
     if hasattr(flags, 'split'):
         from colbench_jax.tasks.backend.generate import SPLITS, grammar_named
 
@@ -265,8 +306,8 @@ def _parse(parser: Parser, words: list[str]) -> Any:
         from colbench_jax.agents import make
 
         make(flags.agent)
-        if flags.human != 'local':  # which is opened where it is needed
-            _human(flags)
+        if flags.human != 'local' or flags.domain == 'frontend':  # a local model is opened where it is needed
+            _human(flags, flags.domain)
     return flags
 
 
@@ -283,19 +324,10 @@ def _hidden(text: str | None) -> tuple[int, int] | None:
     return found
 
 
-def _human(flags: Any):
-    from colbench_jax.simulators import OpenAICompatible, ScriptedHuman
+def _human(flags: Any, domain: str):
+    from colbench_jax.stages import human_of
 
-    if '://' in flags.human:
-        return OpenAICompatible(flags.human, flags.model or 'default')
-    if flags.human == 'local':
-        from colbench_jax.local import LocalLM
-
-        return LocalLM(flags.model or 'smollm2-135m')
-    kinds = {'scripted': {}, 'terse': {'terse': True}, 'forgetful': {'forgetful': 0.2}}
-    if flags.human not in kinds:
-        raise unknown('human', flags.human, [*kinds, 'local', 'http://localhost:8000/v1'])
-    return ScriptedHuman(flags.seed, **kinds[flags.human])
+    return human_of(domain, flags.human, flags.model, flags.seed)
 
 
 def _pool(workers: int | None):
@@ -307,73 +339,75 @@ def _pool(workers: int | None):
     return pool
 
 
-def _generated(pool, flags: Any, count: int, rejected: Counter[str] | None = None) -> list[dict[str, Any]]:
-    from colbench_jax.tasks.backend.generate import generate
+@contextlib.contextmanager
+def _stage(flags: Any, rows: Sequence[dict[str, Any]] | None) -> Iterator[Any]:
+    """The stage of the domain that tasks or trajectories belong to; without any, of --domain."""
+    from colbench_jax.stages import Backend, Frontend
+    from colbench_jax.tasks.files import domain_of
 
-    choices = {'split': flags.split, 'seed': flags.seed, 'grammar': flags.grammar, 'leak': flags.leak}
-    made = generate(pool, count, hidden=_hidden(flags.hidden), rejected=rejected, **choices)
-    return list(_progress(made, count, 'tasks'))
+    if (domain_of(rows[0].get('task', rows[0])) if rows else flags.domain) == 'frontend':
+        with contextlib.closing(Frontend(flags.similarity)) as stage:
+            yield stage
+    else:
+        with _pool(flags.workers) as pool:
+            yield Backend(pool, getattr(flags, 'mode', 'strict'))
 
 
-def _tasks(pool, flags: Any) -> list[dict[str, Any]]:
-    """The tasks of --tasks, or some made now."""
+def _given(flags: Any) -> list[dict[str, Any]] | None:
+    """The tasks of --tasks."""
     from colbench_jax.tasks.files import read_tasks
 
-    return read_tasks(flags.tasks) if flags.tasks else _generated(pool, flags, flags.count)
+    return read_tasks(flags.tasks) if flags.tasks else None
 
 
-def _played(tasks: list[dict[str, Any]], flags: Any, human: Any) -> list[dict[str, Any]]:
+def _made(stage: Any, flags: Any, rejected: Counter[str] | None = None) -> list[dict[str, Any]]:
+    """Tasks made now."""
+    choices = {'split': flags.split, 'seed': flags.seed, 'leak': flags.leak, 'hidden': _hidden(flags.hidden)}
+    if stage.domain == 'backend':
+        choices['grammar'] = flags.grammar
+    return list(_progress(stage.tasks(flags.count, rejected=rejected, **choices), flags.count, 'tasks'))
+
+
+def _played(stage: Any, tasks: list[dict[str, Any]], flags: Any, human: Any) -> list[dict[str, Any]]:
     """Trajectories [repeat x tasks], episode i of task j at i * tasks + j."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from colbench_jax import agents, episode
-
     def one(number: int) -> dict[str, Any]:
-        agent = agents.make(flags.agent, flags.seed + number // len(tasks), flags.turns)
-        return episode.play(tasks[number % len(tasks)], agent, human, flags.turns) | {'agent': flags.agent}
+        agent = stage.agent(flags.agent, flags.seed + number // len(tasks), flags.turns)
+        return stage.play(tasks[number % len(tasks)], agent, human, flags.turns) | {'agent': flags.agent}
 
     count = len(tasks) * flags.repeat
     with ThreadPoolExecutor(8 if '://' in flags.human else 1) as threads:  # an endpoint is waited for
         return list(_progress(threads.map(one, range(count)), count, 'episodes'))
 
 
-def _trajectories(pool, path: str | None, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Those of a file; without one, of scripted agents on tasks made now."""
+def _recorded(flags: Any) -> list[dict[str, Any]] | None:
+    """The trajectories of a file; without one, None."""
     from colbench_jax.tasks.files import read_trajectories
 
-    if path or pathlib.Path(PLAYED).exists():
-        return read_trajectories(path or PLAYED)
-    from colbench_jax import agents, episode
-    from colbench_jax.simulators import ScriptedHuman
-    from colbench_jax.tasks.backend.generate import generate
+    if flags.trajectories or pathlib.Path(PLAYED).exists():
+        return read_trajectories(flags.trajectories or PLAYED)
+    return None
+
+
+def _shown(stage: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Trajectories of scripted agents on tasks made now."""
+    from colbench_jax.stages import human_of
 
     print('no file: tasks and trajectories are made now')
-    tasks = list(_progress(generate(pool, 12, split='test'), 12, 'tasks'))
-    return [
-        episode.play(task, agents.make(name, turns=6), ScriptedHuman(), 6) | {'agent': name}
-        for name in names
-        for task in tasks
-    ]
+    tasks, human = (
+        list(_progress(stage.tasks(12, split='test'), 12, 'tasks')),
+        human_of(stage.domain, 'scripted', '', 0),
+    )
+    return [stage.play(task, stage.agent(name, 0, 6), human, 6) | {'agent': name} for name in names for task in tasks]
 
 
-def _grade(pool, rows: list[dict[str, Any]], mode: str) -> None:
-    """Sets `reward` and `success` of each row."""
+def _grade(stage: Any, rows: list[dict[str, Any]]) -> None:
+    """Sets the rewards."""
     from tqdm import tqdm
 
-    from colbench_jax.grader import Grader
-
     with tqdm(total=len(rows), desc='grades', leave=False, disable=None) as bar:
-        grades = Grader(mode, pool=pool).grade_many([(row['task'], row['answer']) for row in rows], bar.update)
-    for row, grade in zip(rows, grades, strict=True):
-        row['reward'] = grade.reward
-    unusable = sum(grade.unusable > 0 for grade in grades)
-    if unusable:
-        print(f'note: {unusable} references fail on some of their own calls; nobody can pass those', file=sys.stderr)
-
-
-def _summary(rows: list[dict[str, Any]]) -> str:
-    solved = sum(row['reward'] == 1.0 for row in rows)
-    return f'{solved} of {len(rows)} solved, {sum(row["reward"] for row in rows) / len(rows):.1%} of tests passed'
+        stage.grade(rows, bar.update)
 
 
 def _progress(items: Iterable, count: int, what: str) -> Iterable:

@@ -1,10 +1,14 @@
-"""What trajectories came to: success and tests passed, by agent and over all families, with 95 % intervals."""
+"""What trajectories came to, by agent and over all families, with 95 % intervals.
+
+Of programs: success and tests passed. Of pages: the cosine to the page that was meant, by one way of comparing.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from typing import Any
 
+from core_jax.errors import UserError
 from core_jax.stats import mean_interval, wilson
 
 Metrics = dict[str, dict[str, float]]
@@ -13,8 +17,8 @@ Metrics = dict[str, dict[str, float]]
 def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
     """{'success/GROUP': {'value', 'low', 'high', 'n'}, ...} of graded trajectories; likewise `tests` and `turns`.
 
-    Groups are agents and, of generated tasks, `agent/family`. Success has Wilson's interval; tests passed and turns
-    have Student's of the mean.
+    Pages have `cosine` in place of `success` and `tests`. Groups are agents and, of generated tasks, `agent/family`.
+    Success has Wilson's interval; what is a mean has Student's, that of a cosine cut to 0..1.
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -26,24 +30,49 @@ def metrics_of(rows: list[dict[str, Any]]) -> Metrics:
     found = {}
     for name in sorted(groups, key=lambda name: ('/' in name, name)):
         own = groups[name]
-        solved = sum(row['reward'] == 1.0 for row in own)
-        low, high = wilson(solved, len(own))
-        found[f'success/{name}'] = {'value': solved / len(own), 'low': low, 'high': high, 'n': len(own)}
-        found[f'tests/{name}'] = mean_interval([row['reward'] for row in own])
+        if 'similarity' in own[0]:
+            found[f'cosine/{name}'] = within(mean_interval([row['reward'] for row in own]))
+        else:
+            found |= _success(name, own)
         turns = [sum(turn['role'] == 'assistant' for turn in row['dialogue_history']) for row in own]
         found[f'turns/{name}'] = mean_interval(turns)
     return found
 
 
-def table(metrics: Metrics) -> str:
-    """A Markdown table, a line for each agent, then one for each agent and family."""
-    lines = ['| | success % | tests passed % | turns | n |', '|---|---|---|---|---|']
-    for key, success in metrics.items():
+def within(interval: dict[str, Any]) -> dict[str, Any]:
+    """An interval of a quantity in 0..1."""
+    if interval['low'] is None:
+        return interval
+    return interval | {'low': max(0.0, interval['low']), 'high': min(1.0, interval['high'])}
+
+
+def _success(name: str, own: list[dict[str, Any]]) -> Metrics:
+    solved = sum(row['reward'] == 1.0 for row in own)
+    low, high = wilson(solved, len(own))
+    success = {'value': solved / len(own), 'low': low, 'high': high, 'n': len(own)}
+    return {f'success/{name}': success, f'tests/{name}': mean_interval([row['reward'] for row in own])}
+
+
+def label_of(rows: list[dict[str, Any]]) -> str:
+    """By what pages were compared, '' of programs. Raises UserError where it was not the same for all."""
+    labels = sorted({row.get('similarity', '') for row in rows})
+    if len(labels) > 1:
+        raise UserError(f'rewards by {" and by ".join(label or "the grader" for label in labels)}; grade them anew')
+    return labels[0]
+
+
+def table(metrics: Metrics, label: str = '') -> str:
+    """A Markdown table, a line for each agent, then one for each agent and family. label: of `label_of`."""
+    head = f'cosine by {label}' if label else 'success % | tests passed %'
+    lines = [f'| | {head} | turns | n |', '|---|---|---|---|' + ('' if label else '---|')]
+    for key, first in metrics.items():
         kind, _, name = key.partition('/')
-        if kind != 'success':
-            continue
-        tests, turns = metrics[f'tests/{name}'], metrics[f'turns/{name}']
-        spread = f'{success["value"]:.1%} ({success["low"]:.1%} to {success["high"]:.1%})'.replace('%', '')
-        passed = f'{tests["value"]:.1%}'.replace('%', '')
-        lines.append(f'| {name} | {spread} | {passed} | {turns["value"]:.1f} | {success["n"]} |')
+        turns = metrics[f'turns/{name}']['value']
+        if kind == 'success':
+            spread = f'{first["value"]:.1%} ({first["low"]:.1%} to {first["high"]:.1%})'.replace('%', '')
+            passed = f'{metrics[f"tests/{name}"]["value"]:.1%}'.replace('%', '')
+            lines.append(f'| {name} | {spread} | {passed} | {turns:.1f} | {first["n"]} |')
+        elif kind == 'cosine':
+            spread = '' if first['low'] is None else f' ({first["low"]:.3f} to {first["high"]:.3f})'
+            lines.append(f'| {name} | {first["value"]:.3f}{spread} | {turns:.1f} | {first["n"]} |')
     return '\n'.join(lines)

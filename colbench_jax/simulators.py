@@ -121,6 +121,9 @@ class OpenAICompatible:
     counts: `replies`, `retries`, `errors` (replies that failed after all retries: `No response.`) and `leaks`.
     """
 
+    longest_reply = LONGEST_REPLY
+    sees_source = True  # and may leak it
+
     def __init__(
         self,
         base_url: str,
@@ -149,17 +152,17 @@ class OpenAICompatible:
                 self._count('retries')
                 time.sleep(self.backoff * 2 ** (attempt - 1))
             try:
-                text = self._ask(person_messages(task, dialogue, artefact))
+                text = self._ask(self.messages(task, dialogue, artefact))
                 break
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
                 continue
         else:
             self._count('errors')
             return NO_RESPONSE
-        if leaks(text, task['ground_truth']):
+        if self.sees_source and leaks(text, task['ground_truth']):
             self._count('leaks')
             return LEAK_REPLY
-        return text[:LONGEST_REPLY]
+        return text[: self.longest_reply]
 
     def _count(self, name: str) -> None:
         with self._lock:
@@ -168,6 +171,12 @@ class OpenAICompatible:
     def report(self) -> dict[str, float]:
         """Counts, with the rates of errors and leaks among replies."""
         return report_of(self.counts)
+
+    def messages(
+        self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()
+    ) -> list[dict[str, Any]]:
+        """What the model is sent."""
+        return person_messages(task, dialogue, artefact)
 
     def _ask(self, messages: list[dict]) -> str:
         """The text of one completion. Raises what `reply` retries after, and UserError for what no retry mends."""

@@ -1,7 +1,8 @@
 """Files of tasks: one JSON object a line, in the schema of the original ColBench files, which load unchanged.
 
 `problem_description` and `ground_truth` are texts; `test_cases` is {"test1": "fn(...)", ...}, of backend tasks alone.
-`spec` is ours and may be missing: it holds what a scripted person knows.
+What has none and begins with a tag is a frontend task: its `ground_truth` is the HTML of a page.
+`spec` is ours and may be missing: of a backend task, it holds what a scripted person knows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,14 @@ from typing import Any
 from core_jax.errors import UserError
 from core_jax.files import reason, write_atomic
 
+DOMAINS = ('backend', 'frontend')
+
+
+class Row(dict):
+    """An object of a file, which remembers where it stood there."""
+
+    where: str = ''  # 'FILE, line 3'
+
 
 def write_lines(path: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None:
     """Writes rows as JSON lines; the file is whole or not there. Raises UserError."""
@@ -22,10 +31,11 @@ def write_lines(path: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None
 
 
 def read_tasks(path: str | os.PathLike, limit: int | None = None) -> list[dict[str, Any]]:
-    """The backend tasks of a file, at most `limit`. Raises UserError that names file and line of what is broken."""
-    rows = []
+    """The tasks of a file, at most `limit`. Raises UserError that names file and line of what is broken."""
+    rows: list[Row] = []
     for where, row in _lines(path):
         check_task(row, where)
+        _check_domain(rows, row, where)
         rows.append(row)
         if len(rows) == limit:
             break
@@ -36,11 +46,13 @@ def read_tasks(path: str | os.PathLike, limit: int | None = None) -> list[dict[s
 
 def read_trajectories(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Trajectories {task, dialogue_history, answer, ...} of a file. Raises UserError that names file and line."""
-    rows = []
+    rows: list[Row] = []
     for where, row in _lines(path):
         if not isinstance(row.get('task'), dict):
             raise UserError(f'{where}: no task')
+        row['task'] = _row(row['task'], where)
         check_task(row['task'], where)
+        _check_domain([row['task'] for row in rows[:1]], row['task'], where)
         turns = row.get('dialogue_history')
         if not isinstance(turns, list) or not all(isinstance(turn, dict) and 'role' in turn for turn in turns):
             raise UserError(f'{where}: dialogue_history is no list of turns')
@@ -53,16 +65,35 @@ def read_trajectories(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def check_task(row: dict[str, Any], where: str) -> None:
-    """Raises UserError, which begins with `where`, for what is no backend task."""
+    """Raises UserError, which begins with `where`, for what is no task."""
     for field in ('problem_description', 'ground_truth'):
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise UserError(f'{where}: {field} is {"missing" if field not in row else "no text"}')
+    if domain_of(row) == 'frontend':
+        return
     calls = row.get('test_cases')
     if not isinstance(calls, dict) or not calls or not all(isinstance(call, str) for call in calls.values()):
         raise UserError(f'{where}: test_cases is no table of calls, such as {{"test1": "f(1)"}}')
     spec = row.get('spec')
     if spec is not None and not (isinstance(spec, dict) and isinstance(spec.get('slots'), list)):
         raise UserError(f'{where}: spec has no slots')
+
+
+def domain_of(task: dict[str, Any]) -> str:
+    """`frontend` of a task whose reference is a page, else `backend`."""
+    page = 'test_cases' not in task and task.get('ground_truth', '').lstrip().startswith('<')
+    return 'frontend' if page else 'backend'
+
+
+def _check_domain(before: list[Row], task: Row, where: str) -> None:
+    if before and domain_of(before[0]) != domain_of(task):
+        raise UserError(f'{where}: a {domain_of(task)} task among {domain_of(before[0])} tasks')
+
+
+def _row(row: dict[str, Any], where: str) -> Row:
+    row = Row(row)
+    row.where = where
+    return row
 
 
 def _lines(path: str | os.PathLike):
@@ -81,4 +112,4 @@ def _lines(path: str | os.PathLike):
             raise UserError(f'{where} is damaged: {reason(error)}') from error
         if not isinstance(row, dict):
             raise UserError(f'{where} is no JSON object')
-        yield where, row
+        yield where, _row(row, where)

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from core_jax import torch_file
 from core_jax.errors import UserError
-from diffusion_jax.models import networks, torch_file
+from diffusion_jax.models import networks
 from diffusion_jax.process import PyTree
 
 Weights = Mapping[str, np.ndarray]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from torch_pickle import Build, Call, Name, View, write
 
+from core_jax import torch_file
 from core_jax.errors import UserError
-from diffusion_jax.models import torch_file
 
 
 def test_tensors_and_plain_data_come_out(tmp_path):

@@ -1,0 +1,1 @@
+"""Pages to build, of which the request leaves much open."""
