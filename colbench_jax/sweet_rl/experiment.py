@@ -96,7 +96,8 @@ def get_config() -> ml_collections.ConfigDict:
             'layers': 3,
             'width': 96,
             'heads': 3,
-            'rollouts': 4,  # trajectories of each training task
+            'offline': '',  # a file of trajectories to learn from; empty: the first model's own, on the training tasks
+            'rollouts': 4,  # of those, of each task
             'share': 1.0,  # of the trajectories, whose turns are states
             'states': 600,  # at most, that candidates are drawn for
             'candidates': 16,  # of a state
@@ -198,9 +199,12 @@ class Experiment:
         return self._sft
 
     def trajectories(self) -> list[dict[str, Any]]:
-        """The model's own episodes of the training tasks, graded."""
+        """Those of `offline`, or the model's own episodes of the training tasks, graded."""
 
         def made() -> list[dict[str, Any]]:
+            if self.config.offline:
+                rows = read_trajectories(self.config.offline)
+                return rows if all('reward' in row for row in rows) else self.graded(rows)
             tasks = self.tasks('train') * self.config.rollouts
             return self.graded(
                 self.player(self.sft()).play(tasks, self.human, self._key('collect'), turns=self.config.turns)
