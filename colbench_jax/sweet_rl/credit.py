@@ -49,14 +49,18 @@ def trajectory_pairs(trajectories: Sequence[dict[str, Any]], solved: bool = True
     """
     groups: dict[tuple, list[dict]] = {}
     for one in trajectories:
-        key = one['task']['problem_description'], one['task']['ground_truth']
-        groups.setdefault(key, []).append(one)
+        groups.setdefault(identity(one['task']), []).append(one)
     pairs = []
     for own in groups.values():
         best = max(own, key=lambda one: one['reward'])
         if best['reward'] == 1.0 or not solved:
             pairs += [(best, one) for one in own if one['reward'] < best['reward']]
     return pairs
+
+
+def identity(task: dict[str, Any]) -> tuple[str, str]:
+    """What makes a task one and not another."""
+    return task['problem_description'], task['ground_truth']
 
 
 def known(task: dict[str, Any], informed: bool) -> Dialogue:

@@ -71,12 +71,13 @@ ARMS = {
     'value_head': Arm('the same, the critic a head that predicts success', 'turns', head='value'),
 }
 SCRIPTED = ('oracle', 'greedy')
+OTHER = 10**6  # added to a seed for tasks that are none of its experiment's
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment at the scale of two cores: a small model, trained here, over the restricted grammar."""
     fine, critic, policy, head = (learner.get_config() for _ in range(4))
-    fine.update({'learning_rate': 2e-3, 'batch_size': 16, 'updates': 600, 'clip': 1.0, 'beta2': 0.99})
+    fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1500, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
     critic.update({'batch_size': 16, 'updates': 200})
     policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 120})
@@ -89,6 +90,7 @@ def get_config() -> ml_collections.ConfigDict:
             'test_tasks': 500,  # of other structures
             'turns': 5,  # of the agent
             'demonstrations': 4,  # careless ones of each training task, for the first fine-tuning
+            'documents': 1600,  # other tasks, whose programs and dialogues are read before: see `documents`
             'waste': 0.3,  # chance that they ask for any topic, be it known or closed
             'early': 0.1,  # chance of a turn that they answer without the rest
             'model': '',  # a checkpoint to begin with: a directory, or a name in a package; empty: one is trained here
@@ -131,26 +133,40 @@ class Experiment:
     # Data
 
     def tasks(self, split: str) -> list[dict[str, Any]]:
-        """Of `train` or `test`."""
-        count = {'train': self.config.train_tasks, 'test': self.config.test_tasks}[split]
+        """Of `train` or `test`; `other`: made like the training tasks, and none of them."""
+        count = {'train': self.config.train_tasks, 'test': self.config.test_tasks, 'other': self.config.documents}
 
         def made() -> list[dict[str, Any]]:
-            options = {'split': split, 'seed': self.seed, 'grammar': self.config.grammar}
+            options: dict[str, Any] = {'split': split, 'seed': self.seed}
+            if split == 'other':
+                options = {'split': 'train', 'seed': self.seed + OTHER}
             with Pool() as pool:
-                return list(generate(pool, count, hidden=tuple(self.config.hidden), **options))
+                hidden = tuple(self.config.hidden)
+                found = list(generate(pool, count[split], hidden=hidden, grammar=self.config.grammar, **options))
+            taken = {credit.identity(task) for task in self.tasks('train')} if split == 'other' else set()
+            return [task for task in found if credit.identity(task) not in taken]
 
         return self._lines(f'tasks-{split}', made, read_tasks)
 
     def demonstrations(self) -> list[dict[str, Any]]:
         """Episodes of careless scripted agents on the training tasks."""
+        count = self.config.demonstrations
+        return self._lines('demonstrations', lambda: self._careless('train', count), read_trajectories)
 
-        def made() -> list[dict[str, Any]]:
-            tasks, turns = self.tasks('train'), self.config.turns
-            seeds = [100 * self.seed + i for i in range(self.config.demonstrations)]
-            careless = [agents.Careless(s, self.config.waste, self.config.early, turns) for s in seeds]
-            return [play(task, agent, self.human, turns) for agent in careless for task in tasks]
+    def documents(self) -> list[dict[str, Any]]:
+        """Such episodes on other tasks, to be read with their programs in front and every token predicted.
 
-        return self._lines('demonstrations', made, read_trajectories)
+        They stand for what a language model has read before: a critic that is to use what stands in front must have
+        learned to. Of the tasks that are talked about, no model reads a program.
+        """
+        return self._lines('documents', lambda: self._careless('other', 2), read_trajectories)
+
+    def _careless(self, split: str, count: int) -> list[dict[str, Any]]:
+        """`count` episodes of each task."""
+        tasks, turns = self.tasks(split), self.config.turns
+        seeds = [100 * self.seed + i for i in range(count)]
+        careless = [agents.Careless(s, self.config.waste, self.config.early, turns) for s in seeds]
+        return [play(task, agent, self.human, turns) for agent in careless for task in tasks]
 
     @functools.cached_property
     def words(self) -> Tokenizer:
@@ -194,7 +210,7 @@ class Experiment:
         """The model that all arms begin with."""
         if self._sft is None:
             config, start = self.config.sft, checkpoint.load(self._checkpoint)[1] if self.config.model else None
-            made, data = learner.make(self.arch(), config), self._packed(self.demonstrations())
+            made, data = learner.make(self.arch(), config), self._packed(self.demonstrations(), self.config.documents)
             self._sft = self._trained('sft', made, data, config, start, learner.begin)
         return self._sft
 
@@ -349,9 +365,14 @@ class Experiment:
 
     # Files
 
-    def _packed(self, found: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Whole trajectories behind one another, for fine-tuning."""
-        return packing.pack([words.row(self.words, one['dialogue_history']) for one in found], self.config.row)
+    def _packed(self, found: Sequence[dict[str, Any]], documents: bool = False) -> dict[str, np.ndarray]:
+        """Whole trajectories behind one another, for fine-tuning; with the documents among them."""
+        rows = [words.row(self.words, one['dialogue_history']) for one in found]
+        for one in self.documents() if documents else ():
+            row = words.row(self.words, one['dialogue_history'], words.hidden_message(one['task']))
+            rows.append(row | {'mask': [1] * len(row['tokens'])})
+        order = np.random.default_rng(self.seed).permutation(len(rows))
+        return packing.pack([rows[i] for i in order], self.config.row)
 
     def _key(self, purpose: str) -> jax.Array:
         return jax.random.fold_in(self.key, int.from_bytes(purpose.encode()[:4], 'big') >> 1)
@@ -378,6 +399,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states')
     require_positive(config, (*counts, 'turn_pairs', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
     require_positive(config, ('candidates', 'test_tasks'), least=2)
+    require_positive(config, ('documents',), least=0)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
     for name in ('waste', 'early'):
         if not 0 <= config[name] <= 1:

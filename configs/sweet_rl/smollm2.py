@@ -9,6 +9,7 @@ All parameters are trained, their masters in float32: 2.2 GB with Adam's moments
 def get_config() -> dict:
     return {
         'model': 'smollm2-135m',  # out of a package: 93 MB, once
+        'documents': 0,  # it has read enough
         'grammar': 'full',  # sentences, not words
         'turns': 6,
         'max_tokens': 256,  # of a turn: the longest programs have about 200

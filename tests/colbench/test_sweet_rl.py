@@ -13,8 +13,9 @@ from colbench_jax.episode import Episode
 from colbench_jax.simulators import ScriptedHuman
 from colbench_jax.sweet_rl import credit, experiment, value_head, words
 from colbench_jax.sweet_rl.play import Player, take_turn
+from colbench_jax.tasks.files import write_lines
 from core_jax.errors import UserError
-from core_jax.transformer import learner, model, packing
+from core_jax.transformer import checkpoint, learner, model, packing
 from core_jax.transformer.config import preset
 from core_jax.transformer.losses import token_logps
 
@@ -159,6 +160,26 @@ def test_advantages_against_whole_sequences(tokenizer):
     np.testing.assert_allclose(sums, found * [[3, 2, 5], [2, 3, 3]], atol=2e-4)
 
 
+def test_advantages_as_released(tokenizer):
+    """The critic's mean is over a turn's header and its text, the reference's over text and stop, without the hidden
+    program; both summed here by whole rows."""
+    state, ids = credit.State(TASK, HISTORY[:3]), [*tokenizer.encode('times?'), tokenizer.stops[0]]
+    options = {'reference_informed': False, 'same_span': False, 'batch': 1}
+    judge = credit.Judge(ARCH, made(1), made(2), tokenizer, **options)
+    header = words.opening(tokenizer, words.seen(state.history))
+
+    def mean(params, first, tokens):
+        tokens = jnp.array([tokens])
+        places = jnp.arange(tokens.shape[1])[None]
+        return float(token_logps(ARCH, params, tokens, places, jnp.ones_like(tokens))[0, first:].mean())
+
+    told = words.prompt(tokenizer, state.history, words.hidden_message(TASK))
+    bare = words.prompt(tokenizer, state.history)
+    critic = mean(made(1), len(told) - len(header), told + ids[:-1])
+    reference = mean(made(2), len(bare), bare + ids)
+    assert judge.advantages([state], [[ids]])[0, 0] == pytest.approx(critic - reference, abs=1e-4)
+
+
 def test_the_critic_learns_which_turn_it_was(tokenizer, tmp_path):
     """Two trajectories that differ in one turn: credit goes to it, and a critic at its reference has loss log 2."""
     wasted = [{'role': 'user', 'content': 'f(a): x'}, {'role': 'assistant', 'content': 'times?'}, *HISTORY[2:]]
@@ -224,7 +245,9 @@ def test_all_arms_at_the_smallest_size(tmp_path):
     """The whole of it, twice: what is there is not made again."""
     config = experiment.get_config()
     config.update({'train_tasks': 24, 'test_tasks': 8, 'demonstrations': 2, 'layers': 1, 'width': 32, 'heads': 2})
-    config.update({'rollouts': 2, 'states': 12, 'candidates': 4, 'max_tokens': 64, 'batch': 16, 'rft_updates': 2})
+    config.update(
+        {'documents': 12, 'rollouts': 2, 'states': 12, 'candidates': 4, 'max_tokens': 64, 'batch': 16, 'rft_updates': 2}
+    )
     config.mt_dpo_updates = 2
     for block in ('sft', 'critic', 'value', 'policy'):
         config[block].updates, config[block].batch_size = 2, 4
@@ -246,3 +269,26 @@ def test_all_arms_at_the_smallest_size(tmp_path):
     with pytest.raises(UserError, match="did you mean 'sweet'"):
         run.policy('swet')
     assert isinstance(config, ml_collections.ConfigDict)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_with_adapters_learns_from_a_file(tmp_path, tokenizer):
+    """As with SmolLM2: adapters are merged after each stage, and nothing but a file of trajectories is learned from."""
+    checkpoint.save(tmp_path / 'model', ARCH, made(1))
+    tokenizer.save(tmp_path / 'model')
+    config = experiment.get_config()
+    config.update({'model': str(tmp_path / 'model'), 'offline': str(tmp_path / 'offline.jsonl'), 'row': 512})
+    config.update({'train_tasks': 4, 'test_tasks': 2, 'demonstrations': 1, 'states': 2, 'candidates': 4, 'batch': 2})
+    config.update({'documents': 0, 'max_tokens': 8, 'turns': 2, 'mt_dpo_updates': 2})
+    for block in ('sft', 'critic', 'policy'):
+        config[block].update({'updates': 2, 'batch_size': 2, 'lora_rank': 2})
+    experiment.check(config)
+    wrong = [{'role': 'user', 'content': 'f(a): x'}, {'role': 'assistant', 'content': 'times?'}]
+    write_lines(tmp_path / 'offline.jsonl', [trajectory(1.0), trajectory(0.0, wrong)])
+    run = experiment.Experiment(tmp_path / 'run', config, say=lambda text: None)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), run.sft(), made(1))
+    assert moved['embed_tokens']['embedding'] == 0 < moved['layers']['mlp']['up_proj']['kernel']
+    for arm in ('mt_dpo', 'sweet'):
+        assert len(run.evaluated(arm)) == 2
+    kept = {path.name.rpartition('-')[0] for path in (tmp_path / 'run' / 'models').iterdir() if path.is_dir()}
+    assert kept == {'sft', 'critic', 'mt_dpo', 'sweet'}

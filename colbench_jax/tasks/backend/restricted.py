@@ -12,7 +12,7 @@ DOMAINS = {f'{function}{argument}': {'call': function, 'arg': argument} for func
 
 
 def _slot(name: str, values: tuple, tell: str | dict) -> Slot:
-    return Slot(name, values, (f'{name}?', f'which {name}?', f'what {name}?'), tell)
+    return Slot(name, values, (f'the {name}?', f'which {name}?', f'what {name}?'), tell)
 
 
 def _ints(rng, nouns, values):
