@@ -34,6 +34,7 @@ from core_jax.transformer.model import Prefix
 
 PyTree = Any
 LENGTH, PROMPT, TURNS = 8192, 2048, 10
+QUERIES = 256  # whose scores exist at a time in training; with 1,024 a pair of rows of 8B takes 20 GB, a v5e has 16
 TENSOR = 8  # chips that share a model that is served: it has eight heads of keys
 SLICES = {'8b': ('v5e:16x16', 'v5p:4x4x4'), '70b': ('v5p:8x8x8',)}
 # FLOP/s of a chip in bfloat16, by jax's name of it. Google Cloud TPU documentation, "System architecture" of v5e, v5p.
@@ -187,7 +188,7 @@ def trained(model: str, pairs: bool):
     """A function of a slice's devices."""
 
     def make(devices: list) -> aot.Program:
-        arch = preset(f'llama-3.1-{model}', dtype='bfloat16', remat='full')
+        arch = preset(f'llama-3.1-{model}', dtype='bfloat16', remat='full', query_block=QUERIES)
         chip = devices[0].device_kind
         shape, published = TRAINED[model, chip]
         tokens = LENGTH * (2 if pairs else 1)  # a chip
