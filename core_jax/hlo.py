@@ -147,6 +147,8 @@ class _Module:
         kind = opcode.removesuffix('-start')
         if kind == 'all-reduce' and where.startswith('all-reduce-scatter'):
             kind = 'reduce-scatter'  # the TPU compiler writes it so: a fusion of a sum and the slice of it that is kept
+        if instruction.attribute(r'"flag_start":"(-?\d+)"', '-1') != '-1':
+            return Work()  # a piece of an asynchronous one, spread over fusions that compute meanwhile; the last counts
         if kind in COLLECTIVES:
             size = sum(_bytes(self.computations[where][name].shape) for name in instruction.operands)
             return Work(0, {kind: Collective(1, 1, size)})
