@@ -40,12 +40,12 @@ SLICES = {'8b': ('v5e:16x16', 'v5p:4x4x4'), '70b': ('v5p:8x8x8',)}
 # FLOP/s of a chip in bfloat16, by jax's name of it. Google Cloud TPU documentation, "System architecture" of v5e, v5p.
 PEAK = {'TPU v5 lite': 197e12, 'TPU v5': 459e12}
 # Training by model and chip: the mesh, and the share of the peak that MaxText reports for model FLOPs, at the nearest
-# of its sizes (src/maxtext/configs/tpu/{v5e,v5p}/README.md). Where `fsdp` is one axis of the torus, as for 8B on v5p,
-# the compiler scatters the sums of gradients; where it is more, it adds them up whole and a chip keeps its part, which
-# sends twice as much. For 8B on a v5e a sixteenth of the state would be too much.
+# of its sizes (src/maxtext/configs/tpu/{v5e,v5p}/README.md). The compiler scatters the sums of gradients where a chip's
+# part of a matrix has 256 rows or columns (128 rows will do); of narrower ones it sums the whole and cuts. 8B on a v5e
+# has no memory for that: with `fsdp:16` an update takes 20 of 16 GB.
 TRAINED = {
     ('8b', 'TPU v5 lite'): ('fsdp:256', '61.1 % (16B on v5e-256)'),
-    ('8b', 'TPU v5'): ('data:16,fsdp:4', '71.5 % (32B on v5p-128)'),
+    ('8b', 'TPU v5'): ('data:4,fsdp:16', '71.5 % (32B on v5p-128)'),
     ('70b', 'TPU v5'): ('data:8,fsdp:64', '70.3 % (64B on v5p-128)'),
 }
 
