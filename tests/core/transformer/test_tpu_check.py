@@ -59,9 +59,9 @@ def test_decode_on_eight_devices():
 
 
 def test_programs_and_their_slices():
-    """All of 8B on both slices, of 70B on its own; each training program knows its mesh."""
+    """All of 8B on both slices, of 70B on its own; each has a mesh to be trained and one to be served on."""
     assert list(tpu_check.PROGRAMS) == [
         f'{n}-{m}' for m in ('8b', '70b') for n in ('train', 'critic', 'prefill', 'decode')
     ]
-    for (model, chip), (shape, _) in tpu_check.TRAINED.items():
-        assert model in tpu_check.SLICES and chip in tpu_check.PEAK and 'fsdp' in shape
+    assert tpu_check.TRAINED.keys() == tpu_check.SERVED.keys()
+    assert all(model in tpu_check.SLICES and chip in tpu_check.PEAK for model, chip in tpu_check.SERVED)
