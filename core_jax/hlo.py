@@ -146,9 +146,9 @@ class _Module:
             return Work(self._reduced_dot(where, instruction))
         kind = opcode.removesuffix('-start')
         if kind == 'all-reduce' and where.startswith('all-reduce-scatter'):
-            kind = (
-                'reduce-scatter'  # what the TPU compiler makes of one: a fusion of a sum and of the slice that is kept
-            )
+            kind = 'reduce-scatter'  # the TPU compiler writes it so: a fusion of a sum and the slice of it that is kept
+        if instruction.attribute(r'"flag_start":"(-?\d+)"', '-1') != '-1':
+            return Work()  # a piece of an asynchronous one, spread over fusions that compute meanwhile; the last counts
         if kind in COLLECTIVES:
             size = sum(_bytes(self.computations[where][name].shape) for name in instruction.operands)
             return Work(0, {kind: Collective(1, 1, size)})

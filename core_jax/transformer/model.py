@@ -25,7 +25,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from core_jax import sharding
 from core_jax.transformer import rules
 from core_jax.transformer.config import Config
 
@@ -260,6 +262,33 @@ class Layer(nn.Module):
         return x + rules.laid(self.mlp(self.post_attention_layernorm(x)))
 
 
+def lookup(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """Rows [B, T, D] of a table [V, D] in type `dtype`.
+
+    Under `jax.set_mesh` every device looks up the tokens of all along `fsdp` in its columns, and columns change places
+    with rows: the table is never gathered, nor is its gradient. Along `tensor` each has a part of the vocabulary.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jnp.take(table, tokens, axis=0).astype(dtype)
+    divided = tokens.shape[0] % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
+    sides = sharding.fit(table.shape, P('tensor', 'fsdp' if divided else None), mesh)
+
+    def own(table, tokens):
+        if sides[1]:
+            tokens = jax.lax.all_gather(tokens, 'fsdp', axis=0, tiled=True)
+        if sides[0]:
+            tokens = tokens - jax.lax.axis_index('tensor') * table.shape[0]
+        here = (tokens >= 0) & (tokens < table.shape[0])
+        x = jnp.where(here[..., None], jnp.take(table, jnp.where(here, tokens, 0), axis=0), 0).astype(dtype)
+        if sides[0]:
+            x = jax.lax.psum(x, 'tensor')
+        return jax.lax.all_to_all(x, 'fsdp', 0, 2, tiled=True) if sides[1] else x
+
+    rows = P(rules.BATCH) if divided else P()
+    return jax.shard_map(own, in_specs=(sides, rows), out_specs=rows)(table, tokens)
+
+
 class Head(nn.Module):
     """Hidden states [..., D] -> logits [..., V], where the head is not the embedding."""
 
@@ -316,7 +345,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[B, T] -> [B, T, D]."""
-        return rules.laid(self.embed_tokens(tokens).astype(self.config.dtype))
+        return lookup(self.embed_tokens.embedding, tokens, self.config.dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V], float32."""

@@ -6,8 +6,8 @@
     decode    a token of every row: 2,048 tokens of a prompt before it, and a cache of 8,192 in the loop's carry
 
 Rows of training have 8,192 tokens, one row (of the critic: one pair) a chip; parameters are divided along `fsdp` and
-gathered layer by layer. Serving keeps parameters in bfloat16, heads of keys one a chip (`tensor`), copies of them
-along `data`. Shapes are all that exists of any array here.
+gathered layer by layer. Serving keeps parameters in bfloat16, heads divided along `tensor`, copies along `data`. Shapes
+are all that exists of any array here.
 
 What training counts, in products a token. A matrix of a layer: 1 forward, 1 again for the gradient (not down_proj, with
 whose output nothing is computed), 2 backward. Attention has two products, scores and sums of values, over all places,
@@ -34,17 +34,24 @@ from core_jax.transformer.model import Prefix
 
 PyTree = Any
 LENGTH, PROMPT, TURNS = 8192, 2048, 10
-TENSOR = 8  # chips that share a model that is served: it has eight heads of keys
+QUERIES = 256  # whose scores exist at a time in training; with 1,024 a pair of rows of 8B takes 20 GB, a v5e has 16
 SLICES = {'8b': ('v5e:16x16', 'v5p:4x4x4'), '70b': ('v5p:8x8x8',)}
 # FLOP/s of a chip in bfloat16, by jax's name of it. Google Cloud TPU documentation, "System architecture" of v5e, v5p.
 PEAK = {'TPU v5 lite': 197e12, 'TPU v5': 459e12}
 # Training by model and chip: the mesh, and the share of the peak that MaxText reports for model FLOPs, at the nearest
-# of its sizes (src/maxtext/configs/tpu/{v5e,v5p}/README.md). On 8B's meshes `fsdp` is one axis of the torus: along one
-# axis the compiler scatters the sums of gradients, along several it adds them up whole.
+# of its sizes (src/maxtext/configs/tpu/{v5e,v5p}/README.md). The compiler scatters the sums of gradients where a chip's
+# part of a matrix has 256 rows or columns (128 rows will do); of narrower ones it sums the whole and cuts. 8B on a v5e
+# has no memory for that: the critic's update takes 14 GB beside its state, which along `fsdp:16` is 6 GB.
 TRAINED = {
-    ('8b', 'TPU v5 lite'): ('data:16,fsdp:16', '61.1 % (16B on v5e-256)'),
-    ('8b', 'TPU v5'): ('data:16,fsdp:4', '71.5 % (32B on v5p-128)'),
+    ('8b', 'TPU v5 lite'): ('fsdp:256', '61.1 % (16B on v5e-256)'),
+    ('8b', 'TPU v5'): ('data:4,fsdp:16', '71.5 % (32B on v5p-128)'),
     ('70b', 'TPU v5'): ('data:8,fsdp:64', '70.3 % (64B on v5p-128)'),
+}
+# Serving: neighbours along an axis of the torus share a model, which has eight heads of keys.
+SERVED = {
+    ('8b', 'TPU v5 lite'): 'data:32,tensor:8',
+    ('8b', 'TPU v5'): 'data:16,tensor:4',
+    ('70b', 'TPU v5'): 'data:64,tensor:8',
 }
 
 
@@ -186,7 +193,7 @@ def trained(model: str, pairs: bool):
     """A function of a slice's devices."""
 
     def make(devices: list) -> aot.Program:
-        arch = preset(f'llama-3.1-{model}', dtype='bfloat16', remat='full')
+        arch = preset(f'llama-3.1-{model}', dtype='bfloat16', remat='full', query_block=QUERIES)
         chip = devices[0].device_kind
         shape, published = TRAINED[model, chip]
         tokens = LENGTH * (2 if pairs else 1)  # a chip
@@ -205,7 +212,7 @@ def trained(model: str, pairs: bool):
 
 
 def read(model: str):
-    """One prompt a chip: eight of them for the eight chips that share a model."""
+    """One prompt a chip: as many as there are chips that share a model are read by them."""
 
     def make(devices: list) -> aot.Program:
         return prefill(*serving(model, devices), len(devices), LENGTH)
@@ -214,7 +221,7 @@ def read(model: str):
 
 
 def drawn(model: str):
-    """Four rows a chip: 32 for the chips that share a model."""
+    """Four rows a chip."""
 
     def make(devices: list) -> aot.Program:
         return decode(*serving(model, devices), 4 * len(devices), PROMPT, LENGTH)
@@ -223,7 +230,7 @@ def drawn(model: str):
 
 
 def serving(model: str, devices: list) -> tuple[Config, Mesh]:
-    mesh = make_mesh({'data': len(devices) // TENSOR, 'tensor': TENSOR}, devices)
+    mesh = make_mesh(SERVED[model, devices[0].device_kind], devices)
     return preset(f'llama-3.1-{model}', dtype='bfloat16'), mesh
 
 

@@ -239,6 +239,33 @@ def test_a_sum_of_which_a_slice_is_kept_is_a_reduce_scatter():
     assert found == {'reduce-scatter': hlo.Collective(ops=1, executions=1, bytes=4096 * 512 * 2)}
 
 
+PIECES = """
+HloModule jit_step, is_scheduled=true
+
+%first (p0: bf16[1,16,512]) -> bf16[1,4096,512] {
+  %p0 = bf16[1,16,512]{2,1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %gather.1 = bf16[1,4096,512]{2,1,0:T(8,128)(2,1)} all-gather(%p0), channel_id=2, dimensions={1}, \
+backend_config={"async_collective_fusion_config":{"flag_start":"2","flag_end":"8"}}
+}
+
+%last (p1: bf16[1,16,512]) -> bf16[1,4096,512] {
+  %p1 = bf16[1,16,512]{2,1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %gather.2 = bf16[1,4096,512]{2,1,0:T(8,128)(2,1)} all-gather(%p1), channel_id=2, dimensions={1}, \
+backend_config={"async_collective_fusion_config":{"flag_start":"-1","flag_end":"-1"}}
+}
+
+ENTRY %main (e0: bf16[1,16,512]) -> bf16[1,4096,512] {
+  %e0 = bf16[1,16,512]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %begun = bf16[1,4096,512]{2,1,0:T(8,128)(2,1)} fusion(%e0), kind=kCustom, calls=%first
+  ROOT %ended = bf16[1,4096,512]{2,1,0:T(8,128)(2,1)} fusion(%e0), kind=kCustom, calls=%last
+}
+"""
+
+
+def test_pieces_of_a_collective_are_one():
+    assert hlo.count(PIECES).collectives == {'all-gather': hlo.Collective(ops=1, executions=1, bytes=16 * 512 * 2)}
+
+
 # Collectives of real programs, on 8 devices
 
 

@@ -50,18 +50,18 @@ def test_prefill_on_eight_devices():
 
 
 def test_decode_on_eight_devices():
-    """Caches are in the loop's carry, and nothing of their size beside them."""
+    """Caches are in the loop's carry; a CPU keeps a second copy of them, a TPU does not."""
     rows, cache = 8, 2048
     report = checked(tpu_check.decode(SERVED, make_mesh('data:4,tensor:2'), rows, 16, cache))
     assert report.flops == report.analytic_flops
     own = ARCH.num_layers * 2 * rows * cache * ARCH.num_kv_heads * ARCH.head_dim * 4 / 8
-    assert own < report.temporary_bytes < 1.5 * own
+    assert own < report.temporary_bytes < 2.1 * own
 
 
 def test_programs_and_their_slices():
-    """All of 8B on both slices, of 70B on its own; each training program knows its mesh."""
+    """All of 8B on both slices, of 70B on its own; each has a mesh to be trained and one to be served on."""
     assert list(tpu_check.PROGRAMS) == [
         f'{n}-{m}' for m in ('8b', '70b') for n in ('train', 'critic', 'prefill', 'decode')
     ]
-    for (model, chip), (shape, _) in tpu_check.TRAINED.items():
-        assert model in tpu_check.SLICES and chip in tpu_check.PEAK and 'fsdp' in shape
+    assert tpu_check.TRAINED.keys() == tpu_check.SERVED.keys()
+    assert all(model in tpu_check.SLICES and chip in tpu_check.PEAK for model, chip in tpu_check.SERVED)
