@@ -94,14 +94,15 @@ def attention(q: jax.Array, own: Kv, sees: jax.Array, prefix: Kv | None = None, 
         scores.append(jnp.where(mask, _apart(products, q), -jnp.inf))
     top = functools.reduce(jnp.maximum, [part.max(-1, keepdims=True) for part in scores])
     top = jnp.maximum(jax.lax.stop_gradient(top), jnp.finfo(jnp.float32).min)
-    heads, total = 0.0, jnp.finfo(jnp.float32).tiny
-    for (_, values, _), part in zip(parts, scores, strict=True):
-        weights = jnp.exp(part - top)
-        total = total + weights.sum(-1, keepdims=True)
-        weights = _gathered(weights.astype(q.dtype), values)
-        sums = jnp.einsum('bkqs,bksd->bkqd', weights, values, preferred_element_type=jnp.float32)
+    weights = [jnp.exp(part - top) for part in scores]
+    total = sum((part.sum(-1, keepdims=True) for part in weights), jnp.finfo(jnp.float32).tiny)
+    heads = 0.0
+    for (_, values, _), part in zip(parts, weights, strict=True):
+        # Divided here and not after the sums, which the gradient would then have to make again.
+        asked = _gathered((part / total).astype(q.dtype), values)
+        sums = jnp.einsum('bkqs,bksd->bkqd', asked, values, preferred_element_type=jnp.float32)
         heads = heads + _apart(sums, q)
-    return (heads / total).astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(m, t, h, d)
+    return heads.astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(m, t, h, d)
 
 
 def _gathered(x: jax.Array, keys: jax.Array) -> jax.Array:

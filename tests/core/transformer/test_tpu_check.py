@@ -50,12 +50,13 @@ def test_prefill_on_eight_devices():
 
 
 def test_decode_on_eight_devices():
-    """Caches are in the loop's carry; a CPU keeps a second copy of them, a TPU does not."""
+    """Caches are in the loop's carry. A CPU keeps a second copy of them, and turns one layer's at a time for a product;
+    a TPU does neither."""
     rows, cache = 8, 2048
     report = checked(tpu_check.decode(SERVED, make_mesh('data:4,tensor:2'), rows, 16, cache))
     assert report.flops == report.analytic_flops
     own = ARCH.num_layers * 2 * rows * cache * ARCH.num_kv_heads * ARCH.head_dim * 4 / 8
-    assert own < report.temporary_bytes < 2.1 * own
+    assert own < report.temporary_bytes < (2 + 1.1 / ARCH.num_layers) * own
 
 
 def test_programs_and_their_slices():
