@@ -79,8 +79,9 @@ def get_config() -> ml_collections.ConfigDict:
     fine, critic, policy, head = (learner.get_config() for _ in range(4))
     fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1500, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
-    critic.update({'batch_size': 16, 'updates': 200})
-    policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 120})
+    critic.update({'batch_size': 16, 'updates': 200, 'likelihood': 2.0})
+    policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.5, 'batch_size': 32, 'updates': 80})
+    policy.likelihood = 1.0  # without it so small a model unlearns to write programs
     head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 200})
     return ml_collections.ConfigDict(
         {
@@ -114,7 +115,7 @@ def get_config() -> ml_collections.ConfigDict:
             'critic': critic,
             'value': head,
             'policy': policy,
-            'mt_dpo_updates': 120,
+            'mt_dpo_updates': 80,
         }
     )
 

@@ -17,4 +17,5 @@ def get_config() -> dict:
         'policy.likelihood': 0.01,  # of the chosen turn, beside the preference
         'policy.beta': 0.1,
         'critic.beta': 0.1,
+        'critic.likelihood': 0.0,
     }
