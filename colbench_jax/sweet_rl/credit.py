@@ -137,14 +137,19 @@ class Judge:
 
     def advantages(self, states: Sequence[State], candidates: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
         """[N, K] of K candidates of each of N states."""
-        reference = self._logps(self.reference, states, candidates, self.reference_informed, header=False)
-        if self.same_span:
-            return self._logps(self.critic, states, candidates, self.informed, header=False) - reference
-        stops = self.tokenizer.stops
-        bare = [[ids[:-1] if len(ids) > 1 and ids[-1] in stops else ids for ids in own] for own in candidates]
-        return self._logps(self.critic, states, bare, self.informed, header=True) - reference
+        theirs = self._rows(states, candidates, self.reference_informed)
+        if not self.same_span:
+            stops = self.tokenizer.stops
+            bare = [[ids[:-1] if len(ids) > 1 and ids[-1] in stops else ids for ids in drawn] for drawn in candidates]
+            own = self._rows(states, bare, self.informed, header=True)
+        elif self.informed != self.reference_informed:
+            own = self._rows(states, candidates, self.informed)
+        else:
+            own = theirs
+        return (self._logps(self.critic, own) - self._logps(self.reference, theirs))[: len(states)]
 
-    def _logps(self, params, states, candidates, informed, header) -> np.ndarray:
+    def _rows(self, states, candidates, informed, header=False) -> list[tuple[np.ndarray, ...]]:
+        """What `candidate_logps` takes, `batch` states at a time, the last ones filled up."""
         prompts = [words.prompt(self.tokenizer, s.history, known(s.task, informed)) for s in states]
         # A row begins with the last token that is not scored.
         lead = 1 + (len(words.opening(self.tokenizer, words.seen(states[0].history))) if header else 0)
@@ -159,8 +164,14 @@ class Judge:
                 for k, ids in enumerate(candidates[i]):
                     size[k] = lead + len(ids)
                     row[k, : size[k]] = [*prompts[i][-lead:], *ids]
-            total = np.asarray(self._score(params, before, lengths, rows, sizes))
-            found.append((total / np.maximum(sizes - 1, 1) if self.mean else total)[: len(states) - first])
+            found.append((before, lengths, rows, sizes))
+        return found
+
+    def _logps(self, params: PyTree, batches: list[tuple[np.ndarray, ...]]) -> np.ndarray:
+        found = []
+        for *arrays, sizes in batches:
+            total = np.asarray(self._score(params, *arrays, sizes))
+            found.append(total / np.maximum(sizes - 1, 1) if self.mean else total)
         return np.concatenate(found)
 
 

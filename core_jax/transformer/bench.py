@@ -6,7 +6,7 @@
     prefill       the logits that follow a prompt of 256 tokens
     decode        tokens a second behind a prompt of 64, one row and eight
     train         a training step (all parameters, Adam) on a row of 256 tokens
-    score         log-probabilities of 16 candidates of 32 tokens behind one prompt of 512: the prompt read once, and
+    score         log-probabilities of 16 candidates of 32 tokens behind one prompt of 256: the prompt read once, and
                   read with every candidate, as the peer does
     accelerator   on a GPU or TPU: FLOPs of a training step of Llama 3.2 1B in bfloat16, and decoding, against what the
                   chip could do
@@ -31,7 +31,7 @@ from core_jax import bench
 from core_jax.errors import exit_on_user_error
 
 PARTS = ('prefill', 'decode', 'train', 'score', 'accelerator')
-PROMPT, BEHIND, NEW, ROW, STEM, CANDIDATES, CANDIDATE = 256, 64, 32, 256, 512, 16, 32
+PROMPT, BEHIND, NEW, ROW, STEM, CANDIDATES, CANDIDATE = 256, 64, 32, 256, 256, 16, 32
 INSTALL = "pip install 'tenfold[parity]'"
 # Dense bfloat16 FLOPs and bytes of memory a second, by what jax calls the chip. NVIDIA's data sheets of A100, H100 SXM
 # and H200; Google Cloud TPU documentation, "System architecture" of v5e and v5p.

