@@ -1,4 +1,7 @@
-"""Strict in tests: CPU, 8 fake devices, rank promotion raises, a compilation cache that outlives the process."""
+"""Strict in tests: CPU, 8 fake devices, rank promotion raises, a compilation cache that outlives the process.
+
+Programs run for milliseconds here and take seconds to compile, so LLVM does not optimise them: half the suite's time.
+"""
 
 import os
 import pathlib
@@ -7,6 +10,8 @@ import pathlib
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_NUM_CPU_DEVICES'] = '8'
 os.environ.setdefault('MPLBACKEND', 'agg')
+unoptimised = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {unoptimised}'.strip()
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(__file__).parent.parent / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')

@@ -100,7 +100,9 @@ def with_reference(
 ) -> dict[str, np.ndarray]:
     """Pairs with the reference's reduced log-probabilities, which are kept in `home`."""
     return data | {
-        f'reference_{side}': reference.scores(home, arch, params, rows, config) for side, rows in nested(data).items()
+        f'reference_{side}': reference.scores(home, arch, params, rows, config)
+        for side, rows in nested(data).items()
+        if isinstance(rows, dict)
     }
 
 
@@ -190,22 +192,17 @@ def candidate_logps(arch: Config, params: PyTree, before, lengths, rows, sizes) 
     return logps.sum(1).reshape(b, k)
 
 
-def turn_pairs(
-    advantages: np.ndarray, count: int, rng: np.random.Generator, extremes: bool = False
-) -> list[tuple[int, int, int]]:
+def turn_pairs(advantages: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
     """(state, chosen, rejected): `count` pairs a state, one of the better half against one of the worse half.
 
-    extremes: the best against the worst instead. Pairs of equal advantage are left out.
+    Pairs of equal advantage are kept: where all candidates are one program, a preference says nothing and its
+    likelihood (`policy.likelihood`) everything. A model that never sees such programs chosen, and others rejected,
+    unlearns to write them.
     """
     pairs = []
     for state, row in enumerate(advantages):
-        order = np.argsort(-row, kind='stable')
-        half = len(row) // 2
-        if extremes:
-            drawn = [(order[0], order[-1])]
-        else:
-            drawn = [(rng.choice(order[:half]), rng.choice(order[half:])) for _ in range(count)]
-        pairs += [(state, int(a), int(b)) for a, b in drawn if row[a] > row[b]]
+        order, half = np.argsort(-row, kind='stable'), len(row) // 2
+        pairs += [(state, int(rng.choice(order[:half])), int(rng.choice(order[half:]))) for _ in range(count)]
     return pairs
 
 
@@ -215,17 +212,48 @@ def turn_data(
     candidates: Sequence[Sequence[Sequence[int]]],
     pairs: Sequence[tuple[int, int, int]],
 ) -> dict[str, np.ndarray]:
-    """Arrays of pairs of turns for the policy, without hidden information; the mask is on the turn alone."""
+    """Arrays of pairs of turns for the policy, without hidden information: 'branches' of `transformer.learner`.
 
-    def one(state: int, pick: int) -> dict[str, list[int]]:
-        before, ids = words.prompt(tokenizer, states[state].history), list(candidates[state][pick])
-        nobody = [-1] * len(before)
-        mask = [0] * len(before) + [1] * len(ids)
-        return {'tokens': before + ids, 'mask': mask, 'turns': nobody + [0] * len(ids)}
-
-    sides = [[one(pair[0], pair[side]) for pair in pairs] for side in (1, 2)]
-    width = packing.width_of([row for side in sides for row in side])
-    return flat({name: packing.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
+    States of one trajectory that stand behind one another (`states_of`) share its reading: its turns so far are the
+    stem, every candidate of every such state a branch, the mask on the candidate alone.
+    """
+    prompts = [words.prompt(tokenizer, state.history) for state in states]
+    stems: list[list[int]] = []  # numbers of the states of each, the longest first
+    for number in reversed(range(len(states))):
+        longest = prompts[stems[-1][0]] if stems else []
+        if longest[: len(prompts[number])] == prompts[number]:
+            stems[-1].append(number)
+        else:
+            stems.append([number])
+    of_state: dict[int, list[tuple[int, int]]] = {}
+    for number, chosen, rejected in pairs:
+        of_state.setdefault(number, []).append((chosen, rejected))
+    count = len(candidates[0])
+    most = max(len(own) for own in stems)
+    most_pairs = max(sum(len(of_state.get(number, ())) for number in own) for own in stems)
+    width = packing.width_of([{'tokens': prompts[own[0]]} for own in stems])
+    longest_turn = packing.width_of([{'tokens': [0, *ids]} for drawn in candidates for ids in drawn])
+    shape = len(stems), most * count
+    branches = {name: np.zeros((*shape, longest_turn), np.int32) for name in ('tokens', 'segments', 'mask')}
+    branches |= {'stem': np.zeros((len(stems), width), np.int32), 'length': np.zeros(len(stems), np.int32)}
+    branches['after'] = np.zeros(shape, np.int32)
+    picks = {side: np.zeros((len(stems), most_pairs), np.int32) for side in ('chosen', 'rejected')}
+    weight = np.zeros((len(stems), most_pairs), np.float32)
+    for row, own in enumerate(stems):
+        branches['length'][row] = len(prompts[own[0]])
+        branches['stem'][row, : len(prompts[own[0]])] = prompts[own[0]]
+        at = 0
+        for place, number in enumerate(own):
+            for branch, ids in enumerate(candidates[number], place * count):
+                branches['after'][row, branch] = len(prompts[number]) - 1
+                branches['tokens'][row, branch, : len(ids) + 1] = [prompts[number][-1], *ids]
+                branches['segments'][row, branch, : len(ids) + 1] = 1
+                branches['mask'][row, branch, 1 : len(ids) + 1] = 1
+            for pair in of_state.get(number, ()):
+                picks['chosen'][row, at], picks['rejected'][row, at] = (place * count + pick for pick in pair)
+                weight[row, at] = 1.0
+                at += 1
+    return flat({'branches': branches}) | picks | {'weight': weight}
 
 
 def states_of(trajectories: Sequence[dict[str, Any]]) -> list[State]:

@@ -80,13 +80,13 @@ def get_config() -> ml_collections.ConfigDict:
     fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1500, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
     critic.update({'batch_size': 16, 'updates': 200, 'likelihood': 2.0})
-    policy.update({'objective': 'dpo', 'learning_rate': 1e-4, 'beta': 0.5, 'batch_size': 32, 'updates': 80})
-    policy.likelihood = 1.0  # without it so small a model unlearns to write programs
+    policy.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
+    policy.likelihood = 3.0  # without it so small a model unlearns to write programs
     head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 200})
     return ml_collections.ConfigDict(
         {
             'grammar': 'restricted',
-            'hidden': (3, 4),  # least and most hidden slots of a task
+            'hidden': (4, 4),  # least and most hidden slots of a task
             'train_tasks': 800,  # that the model talks about
             'test_tasks': 500,  # of other structures
             'turns': 5,  # of the agent
@@ -102,11 +102,12 @@ def get_config() -> ml_collections.ConfigDict:
             'offline': '',  # a file of trajectories to learn from; empty: the first model's own, on the training tasks
             'rollouts': 4,  # of those, of each task
             'share': 1.0,  # of the trajectories, whose turns are states
-            'states': 600,  # at most, that candidates are drawn for
-            'candidates': 16,  # of a state
+            'states': 2400,  # at most, that candidates are drawn for
+            'candidates': 4,  # of a state
             'reference_informed': True,  # advantages against a reference that is told, too; as released it is not
             'same_span': True,  # advantages over the same tokens; as released: header and text against text and stop
             'turn_pairs': 4,  # of a state, drawn from the better and the worse half
+            'stems': 8,  # trajectories whose pairs of turns an update of a policy sees
             'max_tokens': 96,  # of a turn
             'batch': 64,  # prompts that are read together
             'row': 256,  # tokens of a row, which holds several dialogues, of fine-tuning
@@ -266,9 +267,10 @@ class Experiment:
     def candidates(self) -> tuple[list[credit.State], list[list[list[int]]]]:
         """(states, K turns drawn for each) out of the model's own trajectories."""
         rows = self.trajectories()
-        states = credit.states_of(rows[: max(1, round(self.config.share * len(rows)))])
-        picked = np.random.default_rng(self.seed).permutation(len(states))[: self.config.states]
-        states = [states[i] for i in picked]
+        rows = rows[: max(1, round(self.config.share * len(rows)))]
+        order = np.random.default_rng(self.seed).permutation(len(rows))
+        # Whole trajectories: a policy reads the states of one together.
+        states = credit.states_of([rows[i] for i in order])[: self.config.states]
 
         def made() -> list[list[list[int]]]:
             prompts = [words.prompt(self.words, state.history) for state in states]
@@ -299,8 +301,9 @@ class Experiment:
         states, drawn = self.candidates()
         advantages = self.judge(arm).advantages(states, drawn)
         pairs = credit.turn_pairs(advantages, self.config.turn_pairs, np.random.default_rng(self.seed))
-        if not pairs:
+        if not np.ptp(advantages, 1).any():
             raise NothingToLearn('no pairs of turns: the candidates of every state have one advantage')
+        config.batch_size = self.config.stems
         return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), config)
 
     def _preferred(self, name: str, data: dict[str, np.ndarray], config: ml_collections.ConfigDict) -> PyTree:
@@ -398,7 +401,7 @@ class Experiment:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for numbers out of range."""
     counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states')
-    require_positive(config, (*counts, 'turn_pairs', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
+    require_positive(config, (*counts, 'turn_pairs', 'stems', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('documents',), least=0)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs

@@ -7,7 +7,9 @@ neither copied nor saved.
 A batch of supervised fine-tuning is {'tokens', 'positions', 'segments', 'mask'} [B, T]. One of preferences has
 these for 'chosen' and 'rejected' apart, beside 'turns' [B, T] where the reduction asks for them, and the reduced
 log-probabilities of the reference, 'reference_chosen' and 'reference_rejected' [B]: they never change, so they are
-computed once (`scores`).
+computed once (`scores`). Pairs among continuations of one sequence come as 'branches', what `losses.branch_logps`
+takes and 'mask' [B, M, C]; 'chosen' and 'rejected' [B, N], which of the M each pair is of; 'weight' [B, N], zero where
+a sequence has fewer pairs; and 'reference_branches' [B, M].
 
 Gradients of `micro` rows at a time are summed before the one update, weighed by what the rows count for, so that how a
 batch is cut changes nothing.
@@ -32,7 +34,15 @@ from core_jax.errors import UserError, unknown
 from core_jax.state import Learner, Trainable, descend, global_norm, trainable
 from core_jax.transformer import lora, model
 from core_jax.transformer.config import Config
-from core_jax.transformer.losses import PREFERENCES, REDUCTIONS, likelihood_loss, preference_loss, reduce, token_logps
+from core_jax.transformer.losses import (
+    PREFERENCES,
+    REDUCTIONS,
+    branch_logps,
+    likelihood_loss,
+    preference_loss,
+    reduce,
+    token_logps,
+)
 
 PyTree = Any
 
@@ -45,10 +55,14 @@ class State:
 
 
 def scores(arch: Config, params: PyTree, rows: dict, config: ml_collections.ConfigDict, adapter: PyTree = None):
-    """Reduced log-probabilities [B] of rows under parameters, and an adapter of them."""
-    logps = token_logps(arch, params, rows['tokens'], rows['positions'], rows['segments'], adapter=adapter)
+    """Reduced log-probabilities [B] of rows, or [B, M] of branches, under parameters, and an adapter of them."""
+    if 'stem' in rows:
+        logps = branch_logps(arch, params, rows, adapter=adapter)
+    else:
+        logps = token_logps(arch, params, rows['tokens'], rows['positions'], rows['segments'], adapter=adapter)
     turns = rows.get('turns', jnp.zeros_like(rows['tokens']))
-    return reduce(logps, rows['mask'], turns, config.reduction, config.turns), logps
+    flat = (x.reshape(-1, x.shape[-1]) for x in (logps, rows['mask'], turns))
+    return reduce(*flat, config.reduction, config.turns).reshape(logps.shape[:-1]), logps
 
 
 def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
@@ -76,27 +90,43 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
 
     def preference(params: PyTree, batch: dict, hparams: dict) -> tuple[jax.Array, tuple[jax.Array, dict]]:
         whole, adapter = split(params, batch)
+        sides = branched if 'branches' in batch else paired
+        chosen, rejected, own, reference, weight = sides(whole, adapter, batch)
+        options = {'beta': hparams['beta'], 'kind': config.objective, 'smoothing': config.smoothing}
+        loss, margin = preference_loss(chosen, rejected, *reference, **options, gamma=config.gamma)
+        if config.likelihood:  # of the chosen, a row counts as much as another
+            loss = loss - config.likelihood * own
+        told = {
+            'margin': margin,
+            'accuracy': (margin > 0) + 0.5 * (margin == 0),
+            'chosen': chosen - reference[0],
+            'rejected': rejected - reference[1],
+        }
+        total, told = jax.tree.map(lambda x: (x * weight).sum(), (loss, told))
+        return total, (weight.sum(), told)
+
+    def paired(whole: PyTree, adapter: PyTree, batch: dict) -> tuple:
+        """(chosen, rejected, the chosen's token mean, both of the reference, weight), each [B]."""
         # One pass over both: a pair's rows are neighbours, so that on a mesh they are on the device that has the pair.
         both = jax.tree.map(
             lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:]), batch['chosen'], batch['rejected']
         )
         found, logps = scores(arch, whole, both, config, adapter)
-        chosen, rejected = found[::2], found[1::2]
+        own = reduce(logps[::2], batch['chosen']['mask'], batch['chosen']['mask'], 'token_mean')
         reference = batch['reference_chosen'], batch['reference_rejected']
-        options = {'beta': hparams['beta'], 'kind': config.objective, 'smoothing': config.smoothing}
-        loss, margin = preference_loss(chosen, rejected, *reference, **options, gamma=config.gamma)
-        count = jnp.float32(loss.shape[0])
-        total = loss.sum()
-        if config.likelihood:  # of the chosen, a row counts as much as another
-            own = reduce(logps[::2], batch['chosen']['mask'], batch['chosen']['mask'], 'token_mean')
-            total = total - config.likelihood * own.sum()
-        told = {
-            'margin': margin.sum(),
-            'accuracy': ((margin > 0) + 0.5 * (margin == 0)).sum(),
-            'chosen': (chosen - reference[0]).sum(),
-            'rejected': (rejected - reference[1]).sum(),
-        }
-        return total, (count, told)
+        return found[::2], found[1::2], own, reference, jnp.ones_like(own)
+
+    def branched(whole: PyTree, adapter: PyTree, batch: dict) -> tuple:
+        """The same of pairs among branches, each [B, N]: every branch is read once, however many pairs it is in."""
+        found, logps = scores(arch, whole, batch['branches'], config, adapter)
+        mask = batch['branches']['mask'].astype(logps.dtype)
+        own = (logps * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
+
+        def of(side: str, what: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(what, batch[side], 1)
+
+        reference = of('chosen', batch['reference_branches']), of('rejected', batch['reference_branches'])
+        return of('chosen', found), of('rejected', found), of('chosen', own), reference, batch['weight']
 
     objective = likelihood if config.objective == 'likelihood' else preference
 

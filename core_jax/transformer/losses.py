@@ -1,6 +1,7 @@
 """What language models are trained by: log-probabilities of tokens, sums of them by turn, likelihood and preferences.
 
     token_logps        log p(token t | tokens before it), the vocabulary in parts where it is divided among devices
+    branch_logps       the same of many continuations of one sequence, which is read once
     reduce             a number a row: sums, means over tokens, sums over turns of means over tokens (SWEET-RL)
     preference_loss    DPO (2305.18290), conservative DPO, IPO (2310.12036), SimPO (2405.14734)
     likelihood_loss    supervised fine-tuning
@@ -51,6 +52,26 @@ def token_logps(
     logps = jnp.roll(label_logps(hidden, table, labels), 1, 1)
     follows = (segments == jnp.roll(segments, 1, 1)) & (segments != 0)
     return jnp.where(follows.at[:, 0].set(False), logps, 0.0)
+
+
+def branch_logps(
+    config: Config, params: PyTree, branches: dict[str, jax.Array], *, adapter: PyTree | None = None
+) -> jax.Array:
+    """log p of each token [B, M, C] of M branches of each of B stems; gradients go through the stems, too.
+
+    branches: `stem` [B, P] with `length` [B] real tokens; how many of them stand before each branch, `after` [B, M];
+    `tokens` and `segments` [B, M, C], which begin with the token of the stem behind those, itself not scored.
+    """
+    stems, lengths, after = (branches[name] for name in ('stem', 'length', 'after'))
+    variables = {'params': params} | ({} if adapter is None else {'lora': adapter})
+    places = jnp.broadcast_to(jnp.arange(stems.shape[1]), stems.shape)
+    own = (places < lengths[:, None]).astype(jnp.int32)
+    _, kv = Decoder(config, keep=True).apply(variables, stems, places, own)
+    b, m, c = branches['tokens'].shape
+    prefix = Prefix(kv, (places[:, None] < after[..., None]).reshape(b * m, -1))
+    tokens, segments = (branches[name].reshape(b * m, c) for name in ('tokens', 'segments'))
+    positions = after.reshape(b * m, 1) + jnp.arange(c)[None]
+    return token_logps(config, params, tokens, positions, segments, adapter=adapter, prefix=prefix).reshape(b, m, c)
 
 
 def label_logps(hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.Array:

@@ -37,7 +37,10 @@ Kv = tuple[jax.Array, jax.Array]  # keys, values, each [B, KV, S, d]: heads firs
 
 @flax.struct.dataclass
 class Prefix:
-    """What stands before B prompts: keys and values, each [L, B, KV, S, d], of which `seen` [B, S] are real."""
+    """What stands before B prompts: keys and values, each [L, B, KV, S, d], of which `seen` [B, S] are real.
+
+    `seen` [M, S] says it for each of the M rows that come after, where they do not stand behind the same tokens.
+    """
 
     kv: Kv
     seen: jax.Array
@@ -78,7 +81,7 @@ def attention(q: jax.Array, own: Kv, sees: jax.Array, prefix: Kv | None = None, 
     """Heads [M, T, H, d] of queries q [M, T, H, d]; each of the KV heads of keys serves H / KV of them.
 
     own: keys and values [M, KV, S, d] of the rows themselves, of which query t of row m sees `sees` [M, T, S].
-    prefix: those [B, KV, P, d] that stand before, shared by M / B rows each, of which `seen` [B, P] are real.
+    prefix: those [B, KV, P, d] that stand before, shared by M / B rows each, of which `seen` [B, P] or [M, P] are real.
 
     A query that sees nothing (padding) gets zeros, and no NaN.
     """

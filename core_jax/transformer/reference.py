@@ -1,6 +1,6 @@
 """Log-probabilities of a reference model, which no training changes: computed once and kept under a hash.
 
-    reference-HASH.npz    {'scores': [N]}
+    reference-HASH.npz    {'scores': [N], or [N, M] of branches}
 
 HASH stands for the parameters, the architecture, the rows and the reduction; tokenizer, template and truncation are
 in the rows, which hold ids. A file that cannot be read is made again.
@@ -37,7 +37,7 @@ def scores(
     config: ml_collections.ConfigDict,
     batch: int = 64,
 ) -> np.ndarray:
-    """`learner.scores` [N] of rows [N, T], `batch` of them at a time, kept in the directory `home`."""
+    """`learner.scores` of N rows or stems with branches, `batch` rows at a time, kept in the directory `home`."""
     named = dict(zip(sharding.names(params), map(np.asarray, jax.tree.leaves(params)), strict=True))
     identity = {
         'params': fingerprint(named),
@@ -54,6 +54,7 @@ def scores(
         pass
     score = jax.jit(lambda params, rows: learner.scores(arch, params, rows, config)[0])
     count, found = len(rows['tokens']), []
+    batch = max(1, batch // int(np.prod(rows['tokens'].shape[1:-1])))  # a branch is a row
     for first in range(0, count, batch):
         index = np.minimum(np.arange(first, first + batch), count - 1)  # one shape, whatever is left
         part = score(params, {name: value[index] for name, value in rows.items()})

@@ -100,8 +100,13 @@ def test_no_policy_sees_what_is_hidden(tokenizer):
     secret = 'return sum(a) * 3'
 
     def texts(data):
-        found = credit.nested(data)
-        return [tokenizer.decode(row, special=True) for side in found.values() for row in side['tokens']]
+        rows = [
+            row
+            for name, array in data.items()
+            if name.endswith(('/tokens', '/stem'))
+            for row in array.reshape(-1, array.shape[-1])
+        ]
+        return [tokenizer.decode(row, special=True) for row in rows]
 
     policy = texts(credit.pair_data(tokenizer, pairs, informed=False))
     policy += texts(credit.turn_data(tokenizer, [state], candidates, [(0, 0, 1)]))
@@ -128,12 +133,45 @@ def test_pairs_of_turns_come_from_the_halves():
     advantages = rng.normal(size=(50, 16))
     advantages[7] = 0.0
     pairs = credit.turn_pairs(advantages, 4, rng)
-    assert len(pairs) == 4 * 49 and not any(state == 7 for state, _, _ in pairs)
+    assert np.bincount([state for state, _, _ in pairs]).tolist() == [4] * 50  # the seventh's, too
     for state, better, worse in pairs:
-        rank = np.argsort(np.argsort(-advantages[state]))
+        rank = np.argsort(np.argsort(-advantages[state], kind='stable'))
         assert rank[better] < 8 <= rank[worse]
-    extremes = credit.turn_pairs(advantages[:3], 4, rng, extremes=True)
-    assert [(a, b) for _, a, b in extremes] == [(row.argmax(), row.argmin()) for row in advantages[:3]]
+
+
+@pytest.mark.parametrize('reduction', ['sum', 'token_mean'])
+def test_turns_that_share_a_reading_learn_as_apart(tokenizer, reduction):
+    """Pairs of two states of one trajectory and one of another: loss, metrics and gradients are those of whole rows."""
+    rng = np.random.default_rng(0)
+    other = [{'role': 'user', 'content': 'g(a): sort.'}]
+    states = [credit.State(TASK, HISTORY[:1]), credit.State(TASK, HISTORY[:3]), credit.State(TASK, other)]
+    candidates = [[[*rng.integers(5, 200, n).tolist(), 2] for n in (1, 9, 4)] for _ in states]
+    pairs = [(0, 0, 1), (0, 2, 1), (1, 1, 0), (2, 0, 2), (2, 1, 1)]
+    config = learner.get_config()
+    config.update({'objective': 'dpo', 'reduction': reduction, 'beta': 0.3, 'likelihood': 0.7})
+    made_by = learner.make(ARCH, config)
+    score = jax.jit(lambda params, rows: learner.scores(ARCH, params, rows, config)[0])
+
+    def row(state, pick):
+        before, ids = words.prompt(tokenizer, states[state].history), candidates[state][pick]
+        mask = [0] * len(before) + [1] * len(ids)
+        return {'tokens': before + ids, 'mask': mask, 'turns': [-1] * len(mask)}
+
+    whole = {}
+    for side, place in (('chosen', 1), ('rejected', 2)):
+        whole[side] = packing.rows([row(pair[0], pair[place]) for pair in pairs], 96)
+        whole[f'reference_{side}'] = score(made(2), whole[side])
+    shared = credit.nested(credit.turn_data(tokenizer, states, candidates, pairs))
+    assert shared['branches']['stem'].shape[0] == 2 and shared['weight'].sum() == 5
+    shared['reference_branches'] = score(made(2), shared['branches'])
+    found = []
+    for batch in (whole, shared):
+        state = jax.jit(made_by.init)(KEY, batch)
+        state = state.replace(net=state.net.replace(params=made(1)))
+        state, metrics = jax.jit(lambda s, b: made_by.update(s, b, made_by.hparams))(state, batch)
+        found.append((metrics, state.net.opt_state))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):  # Adam's moments hold the gradients
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
 
 # Advantages

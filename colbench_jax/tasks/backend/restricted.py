@@ -12,7 +12,8 @@ DOMAINS = {f'{function}{argument}': {'call': function, 'arg': argument} for func
 
 
 def _slot(name: str, values: tuple, tell: str | dict) -> Slot:
-    return Slot(name, values, (f'the {name}?', f'which {name}?', f'what {name}?'), tell)
+    asks = f'Before I write it: which {name} is it?', f'Tell me more: what {name} do you need?'
+    return Slot(name, values, (*asks, f'One more thing: which {name} do you want?'), tell)
 
 
 def _ints(rng, nouns, values):
