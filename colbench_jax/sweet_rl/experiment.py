@@ -303,7 +303,7 @@ class Experiment:
         pairs = credit.turn_pairs(advantages, self.config.turn_pairs, np.random.default_rng(self.seed))
         if not np.ptp(advantages, 1).any():
             raise NothingToLearn('no pairs of turns: the candidates of every state have one advantage')
-        config.batch_size = self.config.stems
+        config.batch_size, config.micro = self.config.stems, min(config.micro, 1)  # a stem has many branches
         return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), config)
 
     def _preferred(self, name: str, data: dict[str, np.ndarray], config: ml_collections.ConfigDict) -> PyTree:
