@@ -25,8 +25,8 @@ from colbench_jax.episode import Dialogue
 from colbench_jax.sweet_rl import words
 from core_jax.transformer import packing, reference
 from core_jax.transformer.config import Config
-from core_jax.transformer.generate import bucket, padded, prefill
-from core_jax.transformer.losses import token_logps
+from core_jax.transformer.generate import bucket, padded
+from core_jax.transformer.losses import branch_logps
 from core_jax.transformer.tokenizer import Tokenizer
 
 PyTree = Any
@@ -183,26 +183,23 @@ def candidate_logps(arch: Config, params: PyTree, before, lengths, rows, sizes) 
     before [B, P]: prompts but for their last tokens, of these lengths [B]; rows [B, K, C] begin with what is left of
     them, of which the first token is not scored, and have sizes [B, K].
     """
-    prefix, _ = prefill(arch, params, before, lengths)
-    b, k, c = rows.shape
-    places = jnp.arange(c)[None]
-    positions = jnp.repeat(lengths, k)[:, None] + places
-    segments = (places < sizes.reshape(-1, 1)).astype(jnp.int32)
-    logps = token_logps(arch, params, rows.reshape(b * k, c), positions, segments, prefix=prefix)
-    return logps.sum(1).reshape(b, k)
+    segments = (jnp.arange(rows.shape[-1])[None, None] < sizes[..., None]).astype(jnp.int32)
+    branches = {'stem': before, 'length': lengths, 'tokens': rows, 'segments': segments}
+    branches['after'] = jnp.broadcast_to(lengths[:, None], sizes.shape)
+    return branch_logps(arch, params, branches).sum(-1)
 
 
-def turn_pairs(advantages: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """(state, chosen, rejected): `count` pairs a state, one of the better half against one of the worse half.
+def turn_pairs(advantages: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """[N, count, 2] (chosen, rejected) of each of N states: one of the better half against one of the worse half.
 
     Pairs of equal advantage are kept: where all candidates are one program, a preference says nothing and its
     likelihood (`policy.likelihood`) everything. A model that never sees such programs chosen, and others rejected,
     unlearns to write them.
     """
-    pairs = []
-    for state, row in enumerate(advantages):
+    pairs = np.zeros((len(advantages), count, 2), np.int32)
+    for own, row in zip(pairs, advantages, strict=True):
         order, half = np.argsort(-row, kind='stable'), len(row) // 2
-        pairs += [(state, int(rng.choice(order[:half])), int(rng.choice(order[half:]))) for _ in range(count)]
+        own[:, 0], own[:, 1] = rng.choice(order[:half], count), rng.choice(order[half:], count)
     return pairs
 
 
@@ -210,9 +207,9 @@ def turn_data(
     tokenizer: Tokenizer,
     states: Sequence[State],
     candidates: Sequence[Sequence[Sequence[int]]],
-    pairs: Sequence[tuple[int, int, int]],
+    pairs: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Arrays of pairs of turns for the policy, without hidden information: 'branches' of `transformer.learner`.
+    """Arrays of `turn_pairs` for the policy, without hidden information: 'branches' of `transformer.learner`.
 
     States of one trajectory that stand behind one another (`states_of`) share its reading: its turns so far are the
     stem, every candidate of every such state a branch, the mask on the candidate alone.
@@ -225,35 +222,30 @@ def turn_data(
             stems[-1].append(number)
         else:
             stems.append([number])
-    of_state: dict[int, list[tuple[int, int]]] = {}
-    for number, chosen, rejected in pairs:
-        of_state.setdefault(number, []).append((chosen, rejected))
-    count = len(candidates[0])
-    most = max(len(own) for own in stems)
-    most_pairs = max(sum(len(of_state.get(number, ())) for number in own) for own in stems)
-    width = packing.width_of([{'tokens': prompts[own[0]]} for own in stems])
-    longest_turn = packing.width_of([{'tokens': [0, *ids]} for drawn in candidates for ids in drawn])
-    shape = len(stems), most * count
-    branches = {name: np.zeros((*shape, longest_turn), np.int32) for name in ('tokens', 'segments', 'mask')}
-    branches |= {'stem': np.zeros((len(stems), width), np.int32), 'length': np.zeros(len(stems), np.int32)}
-    branches['after'] = np.zeros(shape, np.int32)
-    picks = {side: np.zeros((len(stems), most_pairs), np.int32) for side in ('chosen', 'rejected')}
-    weight = np.zeros((len(stems), most_pairs), np.float32)
+    rows = packing.rows([{'tokens': prompts[own[0]], 'mask': 0, 'turns': -1} for own in stems], _wide(prompts))
+    shape = len(stems), max(map(len, stems)), len(candidates[0])
+    tokens = np.zeros((*shape, _wide([[0, *ids] for drawn in candidates for ids in drawn])), np.int32)
+    sizes, after = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    picks = np.zeros((*shape[:2], *pairs.shape[1:]), np.int32)
+    weight = np.zeros(picks.shape[:-1], np.float32)
     for row, own in enumerate(stems):
-        branches['length'][row] = len(prompts[own[0]])
-        branches['stem'][row, : len(prompts[own[0]])] = prompts[own[0]]
-        at = 0
         for place, number in enumerate(own):
-            for branch, ids in enumerate(candidates[number], place * count):
-                branches['after'][row, branch] = len(prompts[number]) - 1
-                branches['tokens'][row, branch, : len(ids) + 1] = [prompts[number][-1], *ids]
-                branches['segments'][row, branch, : len(ids) + 1] = 1
-                branches['mask'][row, branch, 1 : len(ids) + 1] = 1
-            for pair in of_state.get(number, ()):
-                picks['chosen'][row, at], picks['rejected'][row, at] = (place * count + pick for pick in pair)
-                weight[row, at] = 1.0
-                at += 1
-    return flat({'branches': branches}) | picks | {'weight': weight}
+            after[row, place] = len(prompts[number]) - 1
+            for branch, ids in enumerate(candidates[number]):
+                sizes[row, place, branch] = 1 + len(ids)
+                tokens[row, place, branch, : 1 + len(ids)] = [prompts[number][-1], *ids]
+            picks[row, place], weight[row, place] = place * shape[2] + pairs[number], 1.0
+    places = np.arange(tokens.shape[-1])
+    segments = (places < sizes[..., None]).astype(np.int32)
+    branches = {'tokens': tokens, 'segments': segments, 'mask': segments * (places > 0)}
+    branches = {name: value.reshape(len(stems), -1, tokens.shape[-1]) for name, value in branches.items()}
+    branches |= {'after': after.reshape(len(stems), -1), 'stem': rows['tokens'], 'length': rows['segments'].sum(1)}
+    sides = {side: picks[..., place].reshape(len(stems), -1) for place, side in enumerate(('chosen', 'rejected'))}
+    return flat({'branches': branches}) | sides | {'weight': weight.reshape(len(stems), -1)}
+
+
+def _wide(found: Sequence[Sequence[int]]) -> int:
+    return packing.width_of([{'tokens': ids} for ids in found])
 
 
 def states_of(trajectories: Sequence[dict[str, Any]]) -> list[State]:

@@ -103,7 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
             'rollouts': 4,  # of those, of each task
             'share': 1.0,  # of the trajectories, whose turns are states
             'states': 2400,  # at most, that candidates are drawn for
-            'candidates': 4,  # of a state
+            'candidates': 4,  # of a state; the paper has 16, and fewer states for them
             'reference_informed': True,  # advantages against a reference that is told, too; as released it is not
             'same_span': True,  # advantages over the same tokens; as released: header and text against text and stop
             'turn_pairs': 4,  # of a state, drawn from the better and the worse half

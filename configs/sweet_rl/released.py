@@ -13,6 +13,7 @@ def get_config() -> dict:
         'reference_informed': False,  # the reference's log-probabilities are the sampler's, which is not told
         'same_span': False,  # the critic's mean: a turn's header and text; the reference's: text and stop
         'share': 0.1,  # of the trajectories, whose turns are states
+        'candidates': 16,
         'turn_pairs': 4,  # of a state, of the better half against of the worse half
         'policy.likelihood': 0.01,  # of the chosen turn, beside the preference
         'policy.beta': 0.1,

@@ -17,6 +17,7 @@ def get_config() -> dict:
         'batch': 256,  # prompts that are read together
         'train_tasks': 4000,
         'states': 4000,
+        'candidates': 16,
         'sft.learning_rate': 1e-4,
         'sft.batch_size': 16,
         'sft.updates': 1000,

@@ -166,18 +166,17 @@ def bench_score(show: Callable, measure: Callable, model: tuple, peer: bench.Pee
     import jax.numpy as jnp
     import numpy as np
 
-    from core_jax.transformer import generate
-    from core_jax.transformer.losses import token_logps
+    from core_jax.transformer.losses import branch_logps, token_logps
 
     arch, params = model
     stem, ends = rows(arch.vocab_size, 1, STEM), rows(arch.vocab_size, CANDIDATES, CANDIDATE, 1)
     whole = np.concatenate([np.repeat(stem, CANDIDATES, 0), ends], 1)
 
     def shared(params, stem, ends):
-        prefix, _ = generate.prefill(arch, params, stem[:, :-1], jnp.array([STEM - 1]))
-        behind = jnp.concatenate([jnp.repeat(stem[:, -1:], CANDIDATES, 0), ends], 1)
-        positions = jnp.broadcast_to(STEM - 1 + jnp.arange(CANDIDATE + 1), behind.shape)
-        return token_logps(arch, params, behind, positions, jnp.ones_like(behind), prefix=prefix).sum(1)
+        behind = jnp.concatenate([jnp.repeat(stem[:, -1:], CANDIDATES, 0), ends], 1)[None]
+        branches = {'stem': stem[:, :-1], 'length': jnp.array([STEM - 1]), 'tokens': behind}
+        branches |= {'segments': jnp.ones_like(behind), 'after': jnp.full((1, CANDIDATES), STEM - 1)}
+        return branch_logps(arch, params, branches).sum((0, 2))
 
     def apart(params, whole):
         positions = jnp.broadcast_to(jnp.arange(whole.shape[1]), whole.shape)

@@ -119,8 +119,8 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
     def branched(whole: PyTree, adapter: PyTree, batch: dict) -> tuple:
         """The same of pairs among branches, each [B, N]: every branch is read once, however many pairs it is in."""
         found, logps = scores(arch, whole, batch['branches'], config, adapter)
-        mask = batch['branches']['mask'].astype(logps.dtype)
-        own = (logps * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
+        flat = (x.reshape(-1, x.shape[-1]) for x in (logps, *[batch['branches']['mask']] * 2))
+        own = reduce(*flat, 'token_mean').reshape(found.shape)
 
         def of(side: str, what: jax.Array) -> jax.Array:
             return jnp.take_along_axis(what, batch[side], 1)

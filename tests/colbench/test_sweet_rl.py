@@ -109,7 +109,7 @@ def test_no_policy_sees_what_is_hidden(tokenizer):
         return [tokenizer.decode(row, special=True) for row in rows]
 
     policy = texts(credit.pair_data(tokenizer, pairs, informed=False))
-    policy += texts(credit.turn_data(tokenizer, [state], candidates, [(0, 0, 1)]))
+    policy += texts(credit.turn_data(tokenizer, [state], candidates, np.array([[[0, 1]]])))
     policy.append(tokenizer.decode(words.prompt(tokenizer, state.history), special=True))
     assert not any(secret in text for text in policy)
     assert all(secret in text for text in texts(credit.pair_data(tokenizer, pairs, informed=True)))
@@ -133,10 +133,10 @@ def test_pairs_of_turns_come_from_the_halves():
     advantages = rng.normal(size=(50, 16))
     advantages[7] = 0.0
     pairs = credit.turn_pairs(advantages, 4, rng)
-    assert np.bincount([state for state, _, _ in pairs]).tolist() == [4] * 50  # the seventh's, too
-    for state, better, worse in pairs:
-        rank = np.argsort(np.argsort(-advantages[state], kind='stable'))
-        assert rank[better] < 8 <= rank[worse]
+    assert pairs.shape == (50, 4, 2)
+    for own, row in zip(pairs, advantages, strict=True):  # the seventh's, too
+        rank = np.argsort(np.argsort(-row, kind='stable'))
+        assert (rank[own[:, 0]] < 8).all() and (rank[own[:, 1]] >= 8).all()
 
 
 @pytest.mark.parametrize('reduction', ['sum', 'token_mean'])
@@ -146,7 +146,7 @@ def test_turns_that_share_a_reading_learn_as_apart(tokenizer, reduction):
     other = [{'role': 'user', 'content': 'g(a): sort.'}]
     states = [credit.State(TASK, HISTORY[:1]), credit.State(TASK, HISTORY[:3]), credit.State(TASK, other)]
     candidates = [[[*rng.integers(5, 200, n).tolist(), 2] for n in (1, 9, 4)] for _ in states]
-    pairs = [(0, 0, 1), (0, 2, 1), (1, 1, 0), (2, 0, 2), (2, 1, 1)]
+    pairs = np.array([[[0, 1], [2, 1]], [[1, 0], [1, 1]], [[0, 2], [2, 0]]])
     config = learner.get_config()
     config.update({'objective': 'dpo', 'reduction': reduction, 'beta': 0.3, 'likelihood': 0.7})
     made_by = learner.make(ARCH, config)
@@ -158,11 +158,11 @@ def test_turns_that_share_a_reading_learn_as_apart(tokenizer, reduction):
         return {'tokens': before + ids, 'mask': mask, 'turns': [-1] * len(mask)}
 
     whole = {}
-    for side, place in (('chosen', 1), ('rejected', 2)):
-        whole[side] = packing.rows([row(pair[0], pair[place]) for pair in pairs], 96)
+    for side, place in (('chosen', 0), ('rejected', 1)):
+        whole[side] = packing.rows([row(n, pick) for n, own in enumerate(pairs) for pick in own[:, place]], 96)
         whole[f'reference_{side}'] = score(made(2), whole[side])
     shared = credit.nested(credit.turn_data(tokenizer, states, candidates, pairs))
-    assert shared['branches']['stem'].shape[0] == 2 and shared['weight'].sum() == 5
+    assert shared['branches']['stem'].shape[0] == 2 and shared['weight'].sum() == 6
     shared['reference_branches'] = score(made(2), shared['branches'])
     found = []
     for batch in (whole, shared):
