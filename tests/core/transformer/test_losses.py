@@ -96,6 +96,28 @@ def test_eight_devices_are_one(params, shape):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), same, gradient)
 
 
+@pytest.mark.parametrize('shape', ['data:2,fsdp:2,tensor:2', 'fsdp:8'])
+def test_branches_on_eight_devices_are_those_of_one(params, shape):
+    """Of eight stems, three branches each behind different numbers of their tokens; the gradient of the stems, too."""
+    stems, _, segments = rows(16, 13, 9, 16, 11, 7, 16, 5)
+    ends, _, real = rows(*[6, 2, 4] * 8)
+    after = jnp.array([[0, 3, length - 1] for length in segments.sum(1).tolist()])
+    branches = {'stem': stems, 'length': segments.sum(1), 'after': after}
+    branches |= {'tokens': ends.reshape(8, 3, -1), 'segments': real.reshape(8, 3, -1)}
+
+    def loss(params, branches):
+        return losses.likelihood_loss(losses.branch_logps(CONFIG, params, branches), branches['segments'])
+
+    wanted, gradient = jax.jit(jax.value_and_grad(loss))(params, branches)
+    mesh = make_mesh(shape)
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(params, rules.params(params, mesh))
+        laid = jax.device_put(branches, rules.batch(branches, mesh))
+        found, same = jax.jit(jax.value_and_grad(loss))(spread, laid)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), same, gradient)
+
+
 def test_reductions():
     logps = jnp.array([[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]])
     mask = jnp.array([[0, 1, 1, 0, 1, 0]])
