@@ -5,17 +5,21 @@
     collect      the model's own dialogues, graded
     critic       credit for turns, by one that knows what the person wants
     candidates   turns drawn for many states
+    rank         advantages of those turns, by the critic of an arm
     policy       an arm: zero_shot, rft, mt_dpo, sweet, no_info, sum, value_head
     evaluate     all arms, the scripted anchors and best-of-N with the critic on the test tasks: a table
 
-Each makes what it needs and is missing, and goes on where it was stopped; without a stage: evaluate. Every stage has
---help. docs/sweet_rl.md shows what flows where.
+Each makes what it needs and is missing; started again it takes what is finished from the directory and goes on behind
+it. Without a stage: evaluate. Every stage has --help. docs/sweet_rl.md shows what flows where.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -29,9 +33,11 @@ STAGES = {
     'collect': "Collects and grades the model's own dialogues.",
     'critic': 'Trains the critic of --arm.',
     'candidates': 'Draws turns for states out of the dialogues.',
+    'rank': 'Ranks the turns by the critic of --arm.',
     'policy': 'Trains the policy of --arm.',
     'evaluate': 'Evaluates all arms, or those of --arms, on the test tasks.',
 }
+WITH_ARM = ('critic', 'rank', 'policy')
 DEBUG = {
     **{'train_tasks': 48, 'test_tasks': 20, 'demonstrations': 2, 'documents': 24, 'rollouts': 2, 'states': 24},
     **{'layers': 1, 'width': 32, 'heads': 2, 'candidates': 4, 'batch': 16, 'rft_updates': 20, 'mt_dpo_updates': 20},
@@ -47,23 +53,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--workdir', default='runs/sweet_rl', help='where everything is kept (default runs/sweet_rl)')
     parser.add_argument('--seed', type=int, default=0, help='of everything random (default 0)')
     parser.add_argument('--debug', action='store_true', help='the smallest model and data: minutes')
-    if stage in ('critic', 'policy'):
-        parser.add_argument('--arm', default='sweet', help='zero_shot, rft, mt_dpo, sweet (default), no_info, ...')
+    if stage in WITH_ARM:
+        which = 'zero_shot, rft, mt_dpo, sweet (default), ' if stage == 'policy' else 'sweet (default), '
+        parser.add_argument('--arm', default='sweet', help=f'{which}no_info, sum, value_head')
     if stage == 'evaluate':
         parser.add_argument('--arms', help='with commas (default: all)')
         parser.add_argument('--seeds', type=int, default=1, help='how many, from --seed on (default 1)')
         parser.add_argument(
-            '--best-of', type=int, default=4, help="candidates a turn for the critic's choice (default 4)"
+            '--best-of', type=int, default=4, help="candidates a turn for critics' choice (default 4; 1: without)"
         )
     flags, fields = parser.parse(words)
-    command = quoted(['python', '-m', 'colbench_jax.sweet_rl', stage, *words])
     keep_compiled()
     from core_jax import session
 
-    return session.as_program(lambda: _run(stage, flags, fields, command))
+    def run() -> None:
+        try:
+            _run(stage, flags, fields, words)
+        except KeyboardInterrupt:
+            print(f'stopped; go on with: {_command(stage, words)}', file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return session.as_program(run)
 
 
-def _run(stage: str, flags: Any, fields: dict[str, str], command: str) -> None:
+def _command(stage: str, words: Sequence[str]) -> str:
+    return shlex.join(['python', '-m', 'colbench_jax.sweet_rl', stage, *words])
+
+
+def _following(stage: str, words: Sequence[str]) -> str:
+    """The command of the next stage, with the same flags."""
+    names = list(STAGES)
+    name, kept = names[names.index(stage) + 1], list(words)
+    if name not in WITH_ARM:
+        if '--arm' in kept:
+            del kept[kept.index('--arm') : kept.index('--arm') + 2]
+        kept = [word for word in kept if not word.startswith('--arm=')]
+    return _command(name, kept)
+
+
+def _run(stage: str, flags: Any, fields: dict[str, str], words: Sequence[str]) -> None:
     from colbench_jax.sweet_rl import experiment
 
     config = experiment.get_config()
@@ -71,8 +99,13 @@ def _run(stage: str, flags: Any, fields: dict[str, str], command: str) -> None:
         apply(config, load_preset(flags.config))
     apply(config, (DEBUG if flags.debug else {}) | fields)
     experiment.check(config)
-    if stage in ('critic', 'policy'):
-        experiment.arm_named(flags.arm)
+    if flags.seed < 0:
+        raise UserError(f'--seed must not be negative, got {flags.seed}')
+    if stage in WITH_ARM:
+        (experiment.arm_named if stage == 'policy' else experiment.turns_arm)(flags.arm)
+    if stage == 'evaluate':
+        _evaluate(flags, config, quoted(['python', '-m', 'colbench_jax.sweet_rl', stage, *words]))
+        return
     run = opened(flags.workdir, config, flags.seed)
     if stage == 'tasks':
         print(f'{len(run.tasks("train"))} training and {len(run.tasks("test"))} test tasks in {run.directory}')
@@ -83,18 +116,20 @@ def _run(stage: str, flags: Any, fields: dict[str, str], command: str) -> None:
         solved = sum(row['reward'] == 1.0 for row in rows)
         print(f'{solved} of {len(rows)} dialogues end in a solved task ({run.directory}/trajectories.jsonl)')
     elif stage == 'critic':
-        run.critic(experiment.arm_named(flags.arm))
+        run.critic(experiment.turns_arm(flags.arm))
     elif stage == 'candidates':
         states, drawn = run.candidates()
         print(f'{len(drawn[0])} turns for each of {len(states)} states in {run.directory}/candidates.json')
-    elif stage == 'policy':
-        run.policy(flags.arm)
+    elif stage == 'rank':
+        found = run.advantages(flags.arm)
+        spread = (found.max(1) - found.min(1)).mean()
+        print(
+            f'{found.size} turns ranked in {run.directory}/advantages-{flags.arm}.json; '
+            f'best and worst of a state are {spread:.3g} apart'
+        )
     else:
-        _evaluate(flags, config, command)
-        return
-    names = list(STAGES)
-    following = names[min(names.index(stage) + 1, len(names) - 1)]
-    print(f'next: python -m colbench_jax.sweet_rl {following} --workdir={flags.workdir}')
+        run.policy(flags.arm)
+    print(f'next: {_following(stage, words)}')
 
 
 def opened(workdir: str, config: Any, seed: int) -> Any:
@@ -102,10 +137,11 @@ def opened(workdir: str, config: Any, seed: int) -> Any:
     import json
 
     from colbench_jax.sweet_rl import experiment
-    from core_jax.files import differences, plain, write_json_atomic
+    from core_jax.files import differences, make_directory, plain, write_json_atomic
 
     directory = pathlib.Path(workdir) / f'seed-{seed}'
-    path, wanted = directory / 'config.json', plain(config.to_dict())
+    read = {name: _fingerprint(config[name]) for name in ('offline', 'model') if pathlib.Path(config[name]).exists()}
+    path, wanted = directory / 'config.json', plain(config.to_dict()) | {'read': read}
     if path.exists():
         try:
             saved = json.loads(path.read_text())
@@ -115,41 +151,50 @@ def opened(workdir: str, config: Any, seed: int) -> Any:
             name, before, now = changed[0]
             raise UserError(f'{directory} was begun with {name} {before}, not {now}; take another --workdir')
     else:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         write_json_atomic(path, wanted)
     return experiment.Experiment(directory, config, seed)
 
 
+def _fingerprint(name: str) -> str:
+    """SHA-256 of a file, or of all files of a directory."""
+    path = pathlib.Path(name)
+    if name and path.is_file():
+        with path.open('rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+    parts = [_fingerprint(str(part)) for part in sorted(path.iterdir()) if part.is_file()] if name else []
+    return hashlib.sha256(''.join(parts).encode()).hexdigest()
+
+
 def _evaluate(flags: Any, config: Any, command: str) -> None:
     from colbench_jax.sweet_rl import experiment, report
-    from core_jax.files import write_json_atomic
 
     arms = flags.arms.split(',') if flags.arms else list(experiment.ARMS)
     for name in arms:
         experiment.arm_named(name)
     if flags.seeds < 1 or flags.best_of < 1:
         raise UserError('--seeds and --best-of must be at least 1')
-    started, found = time.monotonic(), {}
-    for seed in range(flags.seed, flags.seed + flags.seeds):
+    started, seeds, found, left_out, seconds = time.monotonic(), range(flags.seed, flags.seed + flags.seeds), {}, {}, {}
+    for seed in seeds:
         run = opened(flags.workdir, config, seed)
         made = {name: functools.partial(run.evaluated, name) for name in [*arms, *experiment.SCRIPTED]}
-        if 'sweet' in arms and flags.best_of > 1:
-            made[f'best of {flags.best_of}, by the critic'] = functools.partial(run.best_of, 'sweet', flags.best_of)
+        for name in experiment.TURNS if flags.best_of > 1 else ():
+            if name in arms:
+                label = report.best_of(name, flags.best_of, experiment.ARMS[name].informed)
+                made[label] = functools.partial(run.best_of, name, flags.best_of)
         for name, evaluated in made.items():
             try:
                 rows = evaluated()
             except experiment.NothingToLearn as error:
                 print(f'{name}, seed {seed}: left out; {error}', flush=True)
+                left_out.setdefault(name, []).append(f'seed {seed}: {error}')
                 continue
-            found.setdefault(name, []).append(rows)
+            found.setdefault(name, {})[seed] = rows
             print(report.line(name, seed, rows), flush=True)
-    document = report.document(found, command, config, flags.seeds, time.monotonic() - started)
-    directory = pathlib.Path(flags.workdir)
-    write_json_atomic(directory / 'summary.json', document)
-    (directory / 'report.md').write_text(report.markdown(document))
-    report.draw(document, directory / 'report.png')
-    print(report.markdown(document))
-    print(f'{directory}/report.md, report.png, summary.json')
+        seconds[seed] = run.seconds()
+    document = report.document(found, left_out, command, config, seeds, seconds, time.monotonic() - started)
+    for path in report.write(document, pathlib.Path(flags.workdir), whole=not flags.arms):
+        print(path)
 
 
 if __name__ == '__main__':

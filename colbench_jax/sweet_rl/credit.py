@@ -12,8 +12,9 @@ one mean over all tokens of a trajectory in place of a sum of means (`token_mean
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from colbench_jax.episode import Dialogue
 from colbench_jax.sweet_rl import words
 from core_jax.transformer import packing, reference
 from core_jax.transformer.config import Config
@@ -30,6 +30,9 @@ from core_jax.transformer.losses import branch_logps
 from core_jax.transformer.tokenizer import Tokenizer
 
 PyTree = Any
+Known = Callable[[dict[str, Any]], words.Before]  # a task -> what stands in front of a dialogue about it
+SIDES = ('chosen', 'rejected')
+GAP = 0.1  # between rewards of pages, as released
 
 
 class State(NamedTuple):
@@ -42,18 +45,23 @@ class State(NamedTuple):
 # Pairs of trajectories
 
 
-def trajectory_pairs(trajectories: Sequence[dict[str, Any]], solved: bool = True) -> list[tuple[dict, dict]]:
-    """(chosen, rejected): the best trajectory of each task against every one with a lower reward.
+def trajectory_pairs(trajectories: Sequence[dict[str, Any]]) -> list[tuple[dict, dict]]:
+    """(chosen, rejected) of each task, as released.
 
-    solved: only where the best one passes every test, as released for programs.
+    Of programs: the best trajectory, where it passes every test, against every one with a lower reward. Of pages, which
+    no trajectory solves: all two whose rewards are `GAP` or more apart.
     """
     groups: dict[tuple, list[dict]] = {}
     for one in trajectories:
         groups.setdefault(identity(one['task']), []).append(one)
     pairs = []
     for own in groups.values():
+        if 'test_cases' not in own[0]['task']:
+            ranked = [sorted(two, key=lambda one: -one['reward']) for two in itertools.combinations(own, 2)]
+            pairs += [(high, low) for high, low in ranked if high['reward'] - low['reward'] >= GAP]
+            continue
         best = max(own, key=lambda one: one['reward'])
-        if best['reward'] == 1.0 or not solved:
+        if best['reward'] == 1.0:
             pairs += [(best, one) for one in own if one['reward'] < best['reward']]
     return pairs
 
@@ -63,19 +71,19 @@ def identity(task: dict[str, Any]) -> tuple[str, str]:
     return task['problem_description'], task['ground_truth']
 
 
-def known(task: dict[str, Any], informed: bool) -> Dialogue:
-    """What stands in front of a dialogue: the hidden information, or nothing."""
-    return words.hidden_message(task) if informed else []
+def pair_data(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[dict, dict]], known: Known, room: int
+) -> dict[str, np.ndarray]:
+    """Arrays of trajectory pairs, {'chosen/tokens' [N, T], ...}, behind what is `known` of their tasks.
 
-
-def pair_data(tokenizer: Tokenizer, pairs: Sequence[tuple[dict, dict]], *, informed: bool) -> dict[str, np.ndarray]:
-    """Arrays of trajectory pairs, {'chosen/tokens' [N, T], ...}."""
+    Raises UserError where one has more than `room` tokens.
+    """
     sides = [
-        [words.row(tokenizer, pair[side]['dialogue_history'], known(pair[side]['task'], informed)) for pair in pairs]
+        [words.row(tokenizer, pair[side]['dialogue_history'], known(pair[side]['task'])) for pair in pairs]
         for side in (0, 1)
     ]
-    width = packing.width_of([row for side in sides for row in side])
-    return flat({name: packing.rows(side, width) for name, side in zip(('chosen', 'rejected'), sides, strict=True)})
+    width = min(room, packing.width_of([row for side in sides for row in side]))
+    return flat({name: packing.rows(side, width) for name, side in zip(SIDES, sides, strict=True)})
 
 
 def flat(tree: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -112,11 +120,11 @@ def with_reference(
 class Judge:
     """Advantages of candidates: token means of log-ratios of a critic and its reference.
 
-    informed: whether the critic's rows have the hidden information. mean: over tokens; otherwise their sum.
+    known: what stands in front of the critic's rows. mean: over tokens; otherwise their sum.
 
-    As released, two things differ. reference_informed: whether the reference's rows have it; there they do not, since
-    its log-probabilities are the sampler's. same_span: whether both means are over the turn with its stop; there the
-    critic's is over the turn's header and the turn without its stop.
+    As released, two things differ. reference_known: what stands in front of the reference's rows (None: the same);
+    there it is nothing, since its log-probabilities are the sampler's. same_span: whether both means are over the turn
+    with its stop; there the critic's is over the turn's header and the turn without its stop.
     """
 
     def __init__(
@@ -125,42 +133,42 @@ class Judge:
         critic: PyTree,
         reference: PyTree,
         tokenizer: Tokenizer,
+        known: Known,
         *,
-        informed: bool = True,
-        reference_informed: bool | None = None,
+        reference_known: Known | None = None,
         mean: bool = True,
         same_span: bool = True,
         batch: int = 16,
     ):
         self.tokenizer, self.critic, self.reference, self.batch = tokenizer, critic, reference, batch
-        self.informed, self.mean, self.same_span = informed, mean, same_span
-        self.reference_informed = informed if reference_informed is None else reference_informed
+        self.known, self.reference_known = known, reference_known or known
+        self.mean, self.same_span, self.room = mean, same_span, arch.max_positions
         self._score = jax.jit(functools.partial(candidate_logps, arch))
 
     def advantages(self, states: Sequence[State], candidates: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
-        """[N, K] of K candidates of each of N states."""
-        theirs = self._rows(states, candidates, self.reference_informed)
+        """[N, K] of K candidates of each of N states. Raises UserError where one does not fit into the context."""
+        theirs = self._rows(states, candidates, self.reference_known)
         if not self.same_span:
             stops = self.tokenizer.stops
             bare = [[ids[:-1] if len(ids) > 1 and ids[-1] in stops else ids for ids in drawn] for drawn in candidates]
-            own = self._rows(states, bare, self.informed, header=True)
-        elif self.informed != self.reference_informed:
-            own = self._rows(states, candidates, self.informed)
+            own = self._rows(states, bare, self.known, header=True)
+        elif self.reference_known is not self.known:
+            own = self._rows(states, candidates, self.known)
         else:
             own = theirs
         return (self._logps(self.critic, own) - self._logps(self.reference, theirs))[: len(states)]
 
-    def _rows(self, states, candidates, informed, header=False) -> list[tuple[np.ndarray, ...]]:
+    def _rows(self, states, candidates, known: Known, header=False) -> list[tuple[np.ndarray, ...]]:
         """What `candidate_logps` takes, `batch` states at a time, the last ones filled up."""
-        prompts = [words.prompt(self.tokenizer, s.history, known(s.task, informed)) for s in states]
+        prompts = [words.prompt(self.tokenizer, s.history, known(s.task)) for s in states]
         # A row begins with the last token that is not scored.
         lead = 1 + (len(words.opening(self.tokenizer, words.seen(states[0].history))) if header else 0)
-        width = bucket(lead + max(len(ids) for own in candidates for ids in own))
+        longest = lead + max(len(ids) for own in candidates for ids in own)
         found = []
         for first in range(0, len(states), self.batch):
             index = [min(i, len(states) - 1) for i in range(first, first + self.batch)]
-            before, lengths = padded([prompts[i][:-lead] for i in index])
-            rows = np.zeros((self.batch, len(candidates[0]), width), np.int32)
+            before, lengths = padded([prompts[i][:-lead] for i in index], self.room - longest)
+            rows = np.zeros((self.batch, len(candidates[0]), bucket(longest)), np.int32)
             sizes = np.zeros(rows.shape[:2], np.int32)
             for row, size, i in zip(rows, sizes, index, strict=True):
                 for k, ids in enumerate(candidates[i]):
@@ -240,7 +248,7 @@ def turn_data(
     branches = {'tokens': tokens, 'segments': segments, 'mask': segments * (places > 0)}
     branches = {name: value.reshape(len(stems), -1, tokens.shape[-1]) for name, value in branches.items()}
     branches |= {'after': after.reshape(len(stems), -1), 'stem': rows['tokens'], 'length': rows['segments'].sum(1)}
-    sides = {side: picks[..., place].reshape(len(stems), -1) for place, side in enumerate(('chosen', 'rejected'))}
+    sides = {side: picks[..., place].reshape(len(stems), -1) for place, side in enumerate(SIDES)}
     return flat({'branches': branches}) | sides | {'weight': weight.reshape(len(stems), -1)}
 
 

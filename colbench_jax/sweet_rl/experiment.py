@@ -6,7 +6,7 @@
                                 │        │
                                 │        ├─ pairs of trajectories ──► mt_dpo: the policy itself, no hidden information
                                 │        └─ pairs with hidden information ──► critic
-                                └─ candidates (K a state) ── ranked by the critic ── pairs of turns ──► sweet
+                                └─ candidates (K a state) ── advantages by the critic ── pairs of turns ──► sweet
 
 Arms are rows of `ARMS`; a model is named by a hash of all that decides it (core_jax.training), a file of a stage by
 the stage, since the directory belongs to one config and seed.
@@ -14,10 +14,16 @@ the stage, since the directory belongs to one config and seed.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
+import hashlib
+import itertools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +38,7 @@ from colbench_jax.grader.pool import Pool
 from colbench_jax.simulators import ScriptedHuman
 from colbench_jax.sweet_rl import credit, value_head, words
 from colbench_jax.sweet_rl.play import Player
-from colbench_jax.tasks.backend.generate import generate
+from colbench_jax.tasks.backend.generate import generate, grammar_named
 from colbench_jax.tasks.files import read_tasks, read_trajectories, write_lines
 from core_jax import training
 from core_jax.cli import require_positive
@@ -40,7 +46,7 @@ from core_jax.errors import UserError, unknown
 from core_jax.files import make_directory, write_json_atomic
 from core_jax.state import Learner
 from core_jax.transformer import checkpoint, fetch, learner, lora, packing, tokenizer
-from core_jax.transformer.config import Config
+from core_jax.transformer.config import Config, preset
 from core_jax.transformer.tokenizer import Tokenizer
 
 PyTree = Any
@@ -58,7 +64,7 @@ class Arm(NamedTuple):
     kind: str  # sft, rft, trajectories, turns
     informed: bool = True  # the critic is told what the person knows
     head: str = 'logprob'  # of the critic: logprob, or value
-    mean: bool = True  # advantages are means over tokens, not sums
+    mean: bool = True  # advantages are means over a turn's tokens, not sums, in the critic's loss and in the ranking
 
 
 ARMS = {
@@ -70,7 +76,9 @@ ARMS = {
     'sum': Arm('the same, advantages summed over tokens', 'turns', mean=False),
     'value_head': Arm('the same, the critic a head that predicts success', 'turns', head='value'),
 }
+TURNS = tuple(name for name, arm in ARMS.items() if arm.kind == 'turns')
 SCRIPTED = ('oracle', 'greedy')
+SECONDS = 'seconds.json'
 OTHER = 10**6  # added to a seed for tasks that are none of its experiment's
 
 
@@ -104,6 +112,7 @@ def get_config() -> ml_collections.ConfigDict:
             'share': 1.0,  # of the trajectories, whose turns are states
             'states': 2400,  # at most, that candidates are drawn for
             'candidates': 4,  # of a state; the paper has 16, and fewer states for them
+            'told': 'system',  # how the critic is: by a system message, or by `text` ahead of the template, as released
             'reference_informed': True,  # advantages against a reference that is told, too; as released it is not
             'same_span': True,  # advantages over the same tokens; as released: header and text against text and stop
             'turn_pairs': 4,  # of a state, drawn from the better and the worse half
@@ -131,22 +140,33 @@ class Experiment:
         self.key = jax.random.key(seed)
         self._read: dict[str, list[dict[str, Any]]] = {}  # files, once each
         self._sft: PyTree = None
+        self._within = 0.0  # seconds that parts of what is being made have taken
 
     # Data
 
     def tasks(self, split: str) -> list[dict[str, Any]]:
-        """Of `train` or `test`; `other`: made like the training tasks, and none of them."""
+        """Of `train` or `test`; `other`: made like the training tasks, and none of them.
+
+        Splits divide structures, and two structures may print one program: no training or other task has the program
+        of a test task, whatever its names.
+        """
         count = {'train': self.config.train_tasks, 'test': self.config.test_tasks, 'other': self.config.documents}
 
         def made() -> list[dict[str, Any]]:
             options: dict[str, Any] = {'split': split, 'seed': self.seed}
             if split == 'other':
                 options = {'split': 'train', 'seed': self.seed + OTHER}
+            tested = set() if split == 'test' else {shape_of(task['ground_truth']) for task in self.tasks('test')}
+            taken = {credit.identity(task) for task in self.tasks('train')} if split == 'other' else set()
             with Pool() as pool:
                 hidden = tuple(self.config.hidden)
-                found = list(generate(pool, count[split], hidden=hidden, grammar=self.config.grammar, **options))
-            taken = {credit.identity(task) for task in self.tasks('train')} if split == 'other' else set()
-            return [task for task in found if credit.identity(task) not in taken]
+                drawn = generate(pool, 4 * count[split], hidden=hidden, grammar=self.config.grammar, **options)
+                fit = (
+                    task
+                    for task in drawn
+                    if credit.identity(task) not in taken and shape_of(task['ground_truth']) not in tested
+                )
+                return list(itertools.islice(fit, count[split]))
 
         return self._lines(f'tasks-{split}', made, read_tasks)
 
@@ -159,7 +179,7 @@ class Experiment:
         """Such episodes on other tasks, to be read with their programs in front and every token predicted.
 
         They stand for what a language model has read before: a critic that is to use what stands in front must have
-        learned to. Of the tasks that are talked about, no model reads a program.
+        learned to. No policy reads the program of a task in front of a dialogue about it.
         """
         return self._lines('documents', lambda: self._careless('other', 2), read_trajectories)
 
@@ -222,6 +242,12 @@ class Experiment:
         def made() -> list[dict[str, Any]]:
             if self.config.offline:
                 rows = read_trajectories(self.config.offline)
+                tested = {credit.identity(task) for task in self.tasks('test')}
+                if found := sum(credit.identity(row['task']) in tested for row in rows):
+                    raise UserError(
+                        f'{self.config.offline}: {found} trajectories are of tasks that arms are tested on; '
+                        'take another --seed, or leave them out'
+                    )
                 return rows if all('reward' in row for row in rows) else self.graded(rows)
             tasks = self.tasks('train') * self.config.rollouts
             return self.graded(
@@ -240,29 +266,35 @@ class Experiment:
         return pairs
 
     def critic(self, arm: Arm) -> PyTree:
-        """Parameters of the critic, or of the value head."""
+        """Parameters of the critic, or of the value head, of an arm that learns from turns."""
         suffix = '' if arm.informed else '-no-info'
         if arm.head == 'value':
             rows = [
-                words.row(self.words, one['dialogue_history'], credit.known(one['task'], arm.informed))
+                words.row(self.words, one['dialogue_history'], self._known(one['task'], arm.informed))
                 for one in self.trajectories()
             ]
-            data = packing.rows(rows, packing.width_of(rows)) | {
+            data = packing.rows(rows, self._width(rows)) | {
                 'solved': np.array([one['reward'] == 1.0 for one in self.trajectories()], np.float32)
             }
             made = value_head.make(self.arch(), self.config.value)
             return self._trained(f'value{suffix}', made, data, self.config.value, self.sft(), _begin_body)
-        config = ml_collections.ConfigDict(self.config.critic.to_dict() | {'turns': self.config.turns})
-        data = credit.pair_data(self.words, self.trajectory_pairs(), informed=arm.informed)
+        config = ml_collections.ConfigDict(self.config.critic.to_dict())
+        if not arm.mean:
+            config.reduction, suffix = 'sum', f'{suffix}-sum'
+        data = self._pair_data(arm.informed)
+        # Trajectories of others may have more turns than episodes have here.
+        config.turns = max(self.config.turns, *(1 + int(data[f'{side}/turns'].max()) for side in credit.SIDES))
         return self._preferred(f'critic{suffix}', data, config)
 
     def judge(self, arm: Arm) -> Any:
         """What ranks candidates."""
+        known = functools.partial(self._known, informed=arm.informed)
         if arm.head == 'value':
-            return value_head.ValueJudge(self.arch(), self.critic(arm), self.words, informed=arm.informed)
-        options = {'informed': arm.informed, 'mean': arm.mean, 'same_span': self.config.same_span}
-        options['reference_informed'] = arm.informed and self.config.reference_informed
-        return credit.Judge(self.arch(), self.critic(arm), self.sft(), self.words, **options)
+            return value_head.ValueJudge(self.arch(), self.critic(arm), self.words, known)
+        options: dict[str, Any] = {'mean': arm.mean, 'same_span': self.config.same_span}
+        if not self.config.reference_informed:
+            options['reference_known'] = functools.partial(self._known, informed=False)
+        return credit.Judge(self.arch(), self.critic(arm), self.sft(), self.words, known, **options)
 
     def candidates(self) -> tuple[list[credit.State], list[list[list[int]]]]:
         """(states, K turns drawn for each) out of the model's own trajectories."""
@@ -271,12 +303,22 @@ class Experiment:
         order = np.random.default_rng(self.seed).permutation(len(rows))
         # Whole trajectories: a policy reads the states of one together.
         states = credit.states_of([rows[i] for i in order])[: self.config.states]
+        prompts = [words.prompt(self.words, state.history) for state in states]
 
         def made() -> list[list[list[int]]]:
-            prompts = [words.prompt(self.words, state.history) for state in states]
             return self.player(self.sft()).draw(prompts, self._key('candidates'), self.config.candidates)
 
-        return states, self._json('candidates', made)
+        return states, self._json('candidates', made, prompts)
+
+    def advantages(self, name: str) -> np.ndarray:
+        """[N, K] of all candidates, by the critic of an arm."""
+        states, drawn = self.candidates()
+        arm = turns_arm(name)
+
+        def made() -> list[list[float]]:
+            return self.judge(arm).advantages(states, drawn).tolist()
+
+        return np.array(self._json(f'advantages-{name}', made, drawn))
 
     def policy(self, name: str) -> PyTree:
         """Parameters of an arm. Raises UserError for an unknown one."""
@@ -296,15 +338,26 @@ class Experiment:
         config = ml_collections.ConfigDict(self.config.policy.to_dict())
         if arm.kind == 'trajectories':
             config.updates = self.config.mt_dpo_updates
-            data = credit.pair_data(self.words, self.trajectory_pairs(), informed=False)
-            return self._preferred('mt_dpo', data, config)
+            return self._preferred('mt_dpo', self._pair_data(informed=False), config)
         states, drawn = self.candidates()
-        advantages = self.judge(arm).advantages(states, drawn)
+        advantages = self.advantages(name)
         pairs = credit.turn_pairs(advantages, self.config.turn_pairs, np.random.default_rng(self.seed))
         if not np.ptp(advantages, 1).any():
             raise NothingToLearn('no pairs of turns: the candidates of every state have one advantage')
         config.batch_size, config.micro = self.config.stems, min(config.micro, 1)  # a stem has many branches
         return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), config)
+
+    def _known(self, task: dict[str, Any], informed: bool) -> words.Before:
+        """What stands in front of a dialogue: the hidden information, or nothing."""
+        return words.hidden(task, self.config.told) if informed else []
+
+    def _pair_data(self, informed: bool) -> dict[str, np.ndarray]:
+        known = functools.partial(self._known, informed=informed)
+        return credit.pair_data(self.words, self.trajectory_pairs(), known, self.arch().max_positions)
+
+    def _width(self, found: Sequence[dict[str, list[int]]]) -> int:
+        """Tokens of the longest row; rows beyond the context do not fit, and are told so."""
+        return min(packing.width_of(found), self.arch().max_positions)
 
     def _preferred(self, name: str, data: dict[str, np.ndarray], config: ml_collections.ConfigDict) -> PyTree:
         data = credit.with_reference(self.models, self.arch(), self.sft(), data, config)
@@ -318,9 +371,10 @@ class Experiment:
     def _trained(self, name: str, made: Learner, data: dict, config: Any, start: PyTree, put: Callable) -> PyTree:
         """Parameters that began as `start` (None: random ones), or those with an adapter of them merged in."""
         options: dict[str, Any] = {'paper': PAPER, 'steps': config.updates, 'seed': self.seed}
-        if not config.lora_rank:
-            return training.trained(self.models, name, made, data, config, start=start, put=put, **options)
-        adapter = training.trained(self.models, name, made, data, config, shared={'base': start}, **options)
+        with self._clocked(name):
+            if not config.lora_rank:
+                return training.trained(self.models, name, made, data, config, start=start, put=put, **options)
+            adapter = training.trained(self.models, name, made, data, config, shared={'base': start}, **options)
         return jax.jit(functools.partial(lora.merge, self.arch()))(start, adapter)
 
     # What an arm comes to
@@ -373,10 +427,10 @@ class Experiment:
         """Whole trajectories behind one another, for fine-tuning; with the documents among them."""
         rows = [words.row(self.words, one['dialogue_history']) for one in found]
         for one in self.documents() if documents else ():
-            row = words.row(self.words, one['dialogue_history'], words.hidden_message(one['task']))
+            row = words.row(self.words, one['dialogue_history'], words.hidden(one['task']))
             rows.append(row | {'mask': [1] * len(row['tokens'])})
         order = np.random.default_rng(self.seed).permutation(len(rows))
-        return packing.pack([rows[i] for i in order], self.config.row)
+        return packing.pack([rows[i] for i in order], max(self.config.row, self._width(rows)))
 
     def _key(self, purpose: str) -> jax.Array:
         return jax.random.fold_in(self.key, int.from_bytes(purpose.encode()[:4], 'big') >> 1)
@@ -386,21 +440,63 @@ class Experiment:
             path = make_directory(self.directory) / f'{name}.jsonl'
             if not path.exists():
                 self.say(f'{name} ...')
-                write_lines(path, made())
+                with self._clocked(name):
+                    write_lines(path, made())
             self._read[name] = read(path)
         return self._read[name]
 
-    def _json(self, name: str, made: Callable) -> Any:
-        path = self.directory / f'{name}.json'
-        if not path.exists():
+    def _json(self, name: str, made: Callable, of: Any) -> Any:
+        """What was made `of` other things; made again where they have changed."""
+        path, digest = self.directory / f'{name}.json', hashlib.sha256(json.dumps(of).encode()).hexdigest()
+        kept = _read_json(path)
+        if kept.get('of') != digest:
             self.say(f'{name} ...')
-            write_json_atomic(path, made())
-        return json.loads(path.read_text())
+            with self._clocked(name):
+                kept = {'of': digest, 'made': made()}
+            write_json_atomic(path, kept)
+        return kept['made']
+
+    def seconds(self) -> dict[str, float]:
+        """Of everything that was made here, without its parts that have a name of their own."""
+        return _read_json(self.directory / SECONDS)
+
+    @contextlib.contextmanager
+    def _clocked(self, name: str) -> Iterator[None]:
+        before, self._within, began = self._within, 0.0, time.monotonic()
+        try:
+            yield
+            known, took = self.seconds(), time.monotonic() - began
+            write_json_atomic(self.directory / SECONDS, known | {name: known.get(name, 0.0) + took - self._within})
+        finally:
+            self._within = before + time.monotonic() - began
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    """{} where there is none. Raises UserError for a damaged one."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f'{path} is damaged: {error}; delete it, and it is made again') from None
+    if not isinstance(found, dict):
+        raise UserError(f'{path} is damaged: no table; delete it, and it is made again')
+    return found
+
+
+def shape_of(program: str) -> str:
+    """A program without the names that were drawn for it: those of its functions and their arguments."""
+    names: dict[str, str] = {}
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.FunctionDef):
+            for name in (node.name, *(argument.arg for argument in node.args.args)):
+                names.setdefault(name, f'_{len(names)}')
+    return re.sub(r'\w+', lambda word: names.get(word[0], word[0]), program)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for numbers out of range."""
-    counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states')
+    """Raises UserError for unknown names, numbers out of range and files that are not there."""
+    counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states', 'row')
     require_positive(config, (*counts, 'turn_pairs', 'stems', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('documents',), least=0)
@@ -410,16 +506,42 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f'{name} must be between 0 and 1, got {config[name]}')
     if not 0 < config.share <= 1:
         raise UserError(f'share must be above 0 and at most 1, got {config.share}')
+    grammar_named(config.grammar)
+    hidden = tuple(config.hidden)
+    if len(hidden) != 2 or not all(isinstance(n, int) for n in hidden) or not 1 <= hidden[0] <= hidden[1]:
+        raise UserError(f'hidden must be two numbers, the least and the most hidden slots, such as 4,4; got {hidden}')
+    if config.told not in words.TOLD:
+        raise unknown('way to tell the critic', config.told, words.TOLD)
+    if config.offline and not pathlib.Path(config.offline).is_file():
+        raise UserError(f'offline: there is no file {config.offline}')
     if config.value.lora_rank or (config.sft.lora_rank and not config.model):
         raise UserError('adapters (lora_rank) belong to a model that is there: set model, and not value.lora_rank')
     if config.width % (2 * config.heads):
         raise UserError(f'a width of {config.width} does not divide into {config.heads} heads of an even size')
+    for name in ('sft', 'critic', 'policy', 'value'):
+        require_positive(config[name], ('updates', 'batch_size'))
+        block = ml_collections.ConfigDict(config[name].to_dict() | {'turns': config.turns})
+        try:
+            learner.make(preset('tiny'), block)
+        except UserError as error:
+            raise UserError(f'{name}: {error}') from None
 
 
 def arm_named(name: str) -> Arm:
     """Raises UserError with the nearest name."""
     if name not in ARMS:
         raise unknown('arm', name, ARMS)
+    return ARMS[name]
+
+
+def turns_arm(name: str) -> Arm:
+    """Of an arm that has a critic. Raises UserError for others."""
+    if name not in TURNS:
+        raise (
+            UserError(f'{name} has no critic; arms that have one: {", ".join(TURNS)}')
+            if name in ARMS
+            else unknown('arm', name, ARMS)
+        )
     return ARMS[name]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from colbench_jax.sweet_rl import words
-from colbench_jax.sweet_rl.credit import State, known
+from colbench_jax.sweet_rl.credit import Known, State
 from core_jax.state import Learner, Trainable, descend, global_norm, trainable
 from core_jax.transformer import learner, model, packing
 from core_jax.transformer.config import Config
@@ -82,20 +82,20 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
 class ValueJudge:
     """Ranks candidates by V at their last token."""
 
-    def __init__(self, arch: Config, params: PyTree, tokenizer: Tokenizer, *, informed: bool = True, batch: int = 16):
-        self.params, self.tokenizer, self.informed, self.batch = params, tokenizer, informed, batch
-        self._values = jax.jit(functools.partial(values, arch))
+    def __init__(self, arch: Config, params: PyTree, tokenizer: Tokenizer, known: Known, *, batch: int = 16):
+        self.params, self.tokenizer, self.known, self.batch = params, tokenizer, known, batch
+        self._values, self.room = jax.jit(functools.partial(values, arch)), arch.max_positions
 
     def advantages(self, states: Sequence[State], candidates: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
-        """[N, K]."""
+        """[N, K]. Raises UserError where one does not fit into the context."""
         count = len(candidates[0])
         rows = []
         for state, own in zip(states, candidates, strict=True):
-            before = words.prompt(self.tokenizer, state.history, known(state.task, self.informed))
+            before = words.prompt(self.tokenizer, state.history, self.known(state.task))
             for ids in own:
                 mask = [0] * len(before) + [1] * len(ids)
                 rows.append({'tokens': [*before, *ids], 'mask': mask, 'turns': [-1] * len(before) + [0] * len(ids)})
-        width, found = packing.width_of(rows), []
+        width, found = min(self.room, packing.width_of(rows)), []
         for first in range(0, len(rows), self.batch * count):
             part = rows[first : first + self.batch * count]
             filled = packing.rows(part + part[:1] * (self.batch * count - len(part)), width)

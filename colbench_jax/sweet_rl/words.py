@@ -1,8 +1,9 @@
 """Dialogues as rows of tokens: what a policy sees, what the critic sees beside it, and whose turn a token belongs to.
 
-A dialogue is written by the tokenizer's chat template. The hidden information of a task stands in front of it, as a
-system message: the critic's rows have it, no row of a policy ever does. Ids that a model has drawn are kept with its
-turn (`tokens`) and go into rows as they are.
+A dialogue is written by the tokenizer's chat template. The hidden information of a task stands in front of it: the
+critic's rows have it, and no row of a policy has that of a task that it talks about or is tested on (what the first
+model of an experiment reads are `documents`, other tasks). Ids that a model has drawn are kept with its turn (`tokens`)
+and go into rows as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|' ~ m['role'] ~ '|>' ~ m['content'] ~ '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+TOLD = ('system', 'text')
+Before = Dialogue | str  # messages, or text ahead of the template
 SPECIAL = ['<|end|>', '<|system|>', '<|user|>', '<|assistant|>']
 
 
@@ -35,9 +38,10 @@ def train_tokenizer(texts: Sequence[str], size: int = 512) -> Tokenizer:
     return Tokenizer(found, TEMPLATE, {'eos_token': '<|end|>'}, 'the tokenizer of the small model')
 
 
-def hidden_message(task: dict[str, Any]) -> Dialogue:
-    """What the critic is told: the reference program."""
-    return [{'role': 'system', 'content': task['ground_truth']}]
+def hidden(task: dict[str, Any], how: str = 'system') -> Before:
+    """What the critic is told, the reference program: as a system message, or as `text` ahead of the whole template."""
+    program = task['ground_truth']
+    return [{'role': 'system', 'content': program}] if how == 'system' else f'What the person wants: {program}\n'
 
 
 def seen(history: Sequence[dict[str, Any]]) -> Dialogue:
@@ -45,20 +49,25 @@ def seen(history: Sequence[dict[str, Any]]) -> Dialogue:
     return [{'role': turn['role'], 'content': turn['content']} for turn in history]
 
 
-def prompt(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Dialogue = ()) -> list[int]:
+def prompt(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Before = ()) -> list[int]:
     """Ids up to where the next turn of the agent begins."""
-    return row(tokenizer, history, before)['tokens'] + opening(tokenizer, [*before, *seen(history)])
+    messages = () if isinstance(before, str) else before
+    return row(tokenizer, history, before)['tokens'] + opening(tokenizer, [*messages, *seen(history)])
 
 
-def row(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Dialogue = ()) -> dict[str, list[int]]:
+def row(tokenizer: Tokenizer, history: Sequence[dict[str, Any]], before: Before = ()) -> dict[str, list[int]]:
     """{'tokens', 'mask', 'turns'} of a trajectory: the mask is on the agent's tokens, the stop of each turn included.
 
     turns: the number of the agent's turn, -1 elsewhere.
     """
-    tokens = tokenizer.chat(before, reply=False) if before else []
+    messages: Dialogue = () if isinstance(before, str) else before
+    if isinstance(before, str):
+        tokens = tokenizer.encode(before)
+    else:
+        tokens = tokenizer.chat(messages, reply=False) if messages else []
     mask, turns, number = [0] * len(tokens), [-1] * len(tokens), 0
     for place, turn in enumerate(history):
-        earlier = [*before, *seen(history[:place])]
+        earlier = [*messages, *seen(history[:place])]
         if turn['role'] == 'user':
             ids = _added(tokenizer, earlier, seen([turn]))
             tokens, mask, turns = tokens + ids, mask + [0] * len(ids), turns + [-1] * len(ids)

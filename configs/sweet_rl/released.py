@@ -10,6 +10,7 @@ mistake (a mask that is right for batches of one pair, scripts that do not start
 def get_config() -> dict:
     return {
         'critic.reduction': 'token_mean',  # one mean over all tokens of a trajectory, not a sum of means over turns
+        'told': 'text',  # ahead of the chat template
         'reference_informed': False,  # the reference's log-probabilities are the sampler's, which is not told
         'same_span': False,  # the critic's mean: a turn's header and text; the reference's: text and stop
         'share': 0.1,  # of the trajectories, whose turns are states

@@ -33,6 +33,10 @@ HISTORY = [
 ]
 
 
+def nothing(task):
+    return []
+
+
 def trajectory(reward, history=HISTORY, task=TASK):
     return {'task': task, 'dialogue_history': history, 'answer': 'x', 'reward': reward}
 
@@ -66,11 +70,19 @@ def test_a_row_marks_the_turns_of_the_agent(tokenizer):
 
 
 def test_hidden_information_stands_in_front_and_moves_nothing(tokenizer):
-    plain, told = words.row(tokenizer, HISTORY), words.row(tokenizer, HISTORY, words.hidden_message(TASK))
+    plain, told = words.row(tokenizer, HISTORY), words.row(tokenizer, HISTORY, words.hidden(TASK))
     extra = len(told['tokens']) - len(plain['tokens'])
     assert tokenizer.decode(told['tokens'][:extra], special=True) == f'<|system|>{TASK["ground_truth"]}<|end|>'
     assert told['tokens'][extra:] == plain['tokens'] and told['mask'][extra:] == plain['mask']
     assert not any(told['mask'][:extra])
+    ahead = words.row(tokenizer, HISTORY, words.hidden(TASK, 'text'))
+    extra = len(ahead['tokens']) - len(plain['tokens'])
+    assert (
+        TASK['ground_truth'] in tokenizer.decode(ahead['tokens'][:extra]) and ahead['tokens'][extra:] == plain['tokens']
+    )
+    assert words.prompt(tokenizer, HISTORY[:3], words.hidden(TASK, 'text'))[extra:] == words.prompt(
+        tokenizer, HISTORY[:3]
+    )
     ids = words.prompt(tokenizer, HISTORY[:3])
     assert tokenizer.decode(ids, special=True).endswith('add up.<|end|><|assistant|>')
 
@@ -91,28 +103,75 @@ def test_a_row_that_is_too_long_is_not_cut(tokenizer):
         packing.rows([words.row(tokenizer, HISTORY)], 16)
 
 
-def test_no_policy_sees_what_is_hidden(tokenizer):
-    """All that a policy is trained on or answers, searched for the reference; the critic's rows do hold it."""
-    other = [*HISTORY[:3], {'role': 'assistant', 'content': 'times?'}]
-    pairs = [(trajectory(1.0), trajectory(0.0, other))]
-    state = credit.State(TASK, HISTORY[:3])
-    candidates = [[[5, 6, tokenizer.stops[0]], [7, tokenizer.stops[0]]]]
-    secret = 'return sum(a) * 3'
+def context(tokenizer, data):
+    """{name: texts} of what rows hold that is not the agent's own words."""
+    out = {}
+    for name, array in data.items():
+        if name.endswith(('tokens', 'stem')) and 'branches/tokens' not in name:
+            mask = data.get(name.replace('tokens', 'mask'), np.zeros_like(array)) if name.endswith('tokens') else 0
+            kept = np.where(mask, tokenizer.stops[0], array).reshape(-1, array.shape[-1])
+            out[name] = [tokenizer.decode(row, special=True) for row in kept]
+    return out
 
-    def texts(data):
-        rows = [
-            row
-            for name, array in data.items()
-            if name.endswith(('/tokens', '/stem'))
-            for row in array.reshape(-1, array.shape[-1])
-        ]
-        return [tokenizer.decode(row, special=True) for row in rows]
 
-    policy = texts(credit.pair_data(tokenizer, pairs, informed=False))
-    policy += texts(credit.turn_data(tokenizer, [state], candidates, np.array([[[0, 1]]])))
-    policy.append(tokenizer.decode(words.prompt(tokenizer, state.history), special=True))
-    assert not any(secret in text for text in policy)
-    assert all(secret in text for text in texts(credit.pair_data(tokenizer, pairs, informed=True)))
+@pytest.mark.parametrize('told', words.TOLD)
+def test_no_policy_sees_what_is_hidden(tmp_path, monkeypatch, told):
+    """All that the policies of an experiment learn from and are asked, searched for the reference of a
+    task that is talked about; the critic's rows do hold it. Models are left out: what they would read counts."""
+    config = experiment.get_config()
+    config.update({'train_tasks': 6, 'test_tasks': 4, 'demonstrations': 2, 'documents': 6, 'states': 12, 'told': told})
+    run = experiment.Experiment(tmp_path, config, say=lambda text: None)
+    learned, asked = {}, []
+
+    def draw(self, prompts, key, samples=1):
+        asked.extend(self.tokenizer.decode(prompt, special=True) for prompt in prompts)
+        return [[[*self.tokenizer.encode('rule?'), self.tokenizer.stops[0]]] * samples for _ in prompts]
+
+    def trained(self, name, made, data, *rest):
+        learned[name] = context(run.words, data)
+        return {'layers': {}}
+
+    monkeypatch.setattr(Player, '__init__', lambda self, arch, params, tokenizer, **options: None)
+    monkeypatch.setattr(Player, 'tokenizer', run.words, raising=False)
+    monkeypatch.setattr(Player, 'draw', draw)
+    monkeypatch.setattr(experiment.Experiment, '_trained', trained)
+    monkeypatch.setattr(
+        credit.reference, 'scores', lambda home, arch, params, rows, config: np.zeros(len(rows['mask']))
+    )
+    monkeypatch.setattr(
+        credit.Judge, 'advantages', lambda self, states, drawn: np.random.default_rng(0).normal(size=(len(drawn), 4))
+    )
+    run.trajectories()
+    run._read['trajectories'] = [
+        trajectory(float(i < 6), one['dialogue_history'], one['task']) for i, one in enumerate(run.demonstrations())
+    ]
+    for name in ('zero_shot', 'rft', 'mt_dpo', 'sweet'):
+        run.evaluated(name)
+    programs = [task['ground_truth'] for split in ('train', 'test') for task in run.tasks(split)]
+    assert len(asked) > 30 and set(learned) == {'sft', 'rft', 'mt_dpo', 'critic', 'sweet'}
+    texts = [text for name in ('sft', 'rft', 'mt_dpo', 'sweet') for own in learned[name].values() for text in own]
+    assert len(texts) > 20 and not any(program in text for program in programs for text in [*texts, *asked])
+    assert all(any(program in text for program in programs) for own in learned['critic'].values() for text in own)
+
+
+def test_no_test_program_is_trained_on(tmp_path):
+    """Of other names it would be the same program; and trajectories from a file are not of test tasks."""
+    config = experiment.get_config()
+    config.update({'train_tasks': 60, 'test_tasks': 60, 'documents': 60})
+    run = experiment.Experiment(tmp_path, config, say=lambda text: None)
+    shapes = {
+        split: {experiment.shape_of(t['ground_truth']) for t in run.tasks(split)}
+        for split in ('train', 'other', 'test')
+    }
+    assert all(len(run.tasks(split)) == 60 for split in shapes)
+    assert not shapes['test'] & (shapes['train'] | shapes['other'])
+    assert experiment.shape_of('def f(a):\n    return a + b') == experiment.shape_of('def g(x):\n    return x + b')
+    assert experiment.shape_of('def f(a):\n    return a + b') != experiment.shape_of('def f(a):\n    return a + a')
+    config.offline = str(tmp_path / 'offline.jsonl')
+    write_lines(tmp_path / 'offline.jsonl', [trajectory(1.0), trajectory(1.0, task=run.tasks('test')[3])])
+    run = experiment.Experiment(tmp_path, config, say=lambda text: None)
+    with pytest.raises(UserError, match=r'offline.jsonl: 1 trajectories are of tasks that arms are tested on'):
+        run.trajectories()
 
 
 # Pairs
@@ -121,11 +180,14 @@ def test_no_policy_sees_what_is_hidden(tokenizer):
 def test_pairs_of_trajectories():
     other = TASK | {'problem_description': 'g(a): another.'}
     unsolved = TASK | {'problem_description': 'h(a): a third.'}
+    page = {'problem_description': 'A page.', 'ground_truth': '<html></html>'}
     rows = [trajectory(r) for r in (0.2, 1.0, 1.0, 0.7)] + [trajectory(1.0, task=other)]
     rows += [trajectory(r, task=unsolved) for r in (0.1, 0.9)]
     pairs = credit.trajectory_pairs(rows)
     assert [(a['reward'], b['reward']) for a, b in pairs] == [(1.0, 0.2), (1.0, 0.7)]
-    assert len(credit.trajectory_pairs(rows, solved=False)) == 3
+    pages = [trajectory(r, task=page) for r in (0.5, 0.8, 0.55)]
+    pairs = credit.trajectory_pairs(pages)
+    assert [(a['reward'], b['reward']) for a, b in pairs] == [(0.8, 0.5), (0.8, 0.55)]
 
 
 def test_pairs_of_turns_come_from_the_halves():
@@ -181,20 +243,22 @@ def test_advantages_against_whole_sequences(tokenizer):
     """Of candidates of many lengths, read behind a shared prompt, against a row for each."""
     states = [credit.State(TASK, HISTORY[:1]), credit.State(TASK, HISTORY[:3])]
     candidates = [[[9, 8, 2], [40, 2], [7, 7, 7, 7, 2]], [[100, 2], [5, 6, 2], [201, 30, 2]]]
-    judge = credit.Judge(ARCH, made(1), made(2), tokenizer, batch=4)
+    judge = credit.Judge(ARCH, made(1), made(2), tokenizer, words.hidden, batch=4)
     found = judge.advantages(states, candidates)
     whole = jax.jit(functools.partial(token_logps, ARCH))
     for n, state in enumerate(states):
-        before = words.prompt(tokenizer, state.history, words.hidden_message(TASK))
+        before = words.prompt(tokenizer, state.history, words.hidden(TASK))
         for k, ids in enumerate(candidates[n]):
             row = np.zeros((1, 128), np.int32)
             row[0, : len(before) + len(ids)] = [*before, *ids]
             segments = (np.arange(128)[None] < len(before) + len(ids)).astype(np.int32)
             parts = [whole(made(seed), row, np.arange(128)[None], segments)[0, len(before) :].sum() for seed in (1, 2)]
             assert found[n, k] == pytest.approx(float(parts[0] - parts[1]) / len(ids), abs=1e-4)
-    same = credit.Judge(ARCH, made(1), made(1), tokenizer, batch=4)
+    same = credit.Judge(ARCH, made(1), made(1), tokenizer, words.hidden, batch=4)
     np.testing.assert_array_equal(same.advantages(states, candidates), 0.0)
-    sums = credit.Judge(ARCH, made(1), made(2), tokenizer, mean=False, batch=4).advantages(states, candidates)
+    sums = credit.Judge(ARCH, made(1), made(2), tokenizer, words.hidden, mean=False, batch=4).advantages(
+        states, candidates
+    )
     np.testing.assert_allclose(sums, found * [[3, 2, 5], [2, 3, 3]], atol=2e-4)
 
 
@@ -202,8 +266,8 @@ def test_advantages_as_released(tokenizer):
     """The critic's mean is over a turn's header and its text, the reference's over text and stop, without the hidden
     program; both summed here by whole rows."""
     state, ids = credit.State(TASK, HISTORY[:3]), [*tokenizer.encode('times?'), tokenizer.stops[0]]
-    options = {'reference_informed': False, 'same_span': False, 'batch': 1}
-    judge = credit.Judge(ARCH, made(1), made(2), tokenizer, **options)
+    options = {'reference_known': nothing, 'same_span': False, 'batch': 1}
+    judge = credit.Judge(ARCH, made(1), made(2), tokenizer, words.hidden, **options)
     header = words.opening(tokenizer, words.seen(state.history))
 
     def mean(params, first, tokens):
@@ -211,7 +275,7 @@ def test_advantages_as_released(tokenizer):
         places = jnp.arange(tokens.shape[1])[None]
         return float(token_logps(ARCH, params, tokens, places, jnp.ones_like(tokens))[0, first:].mean())
 
-    told = words.prompt(tokenizer, state.history, words.hidden_message(TASK))
+    told = words.prompt(tokenizer, state.history, words.hidden(TASK))
     bare = words.prompt(tokenizer, state.history)
     critic = mean(made(1), len(told) - len(header), told + ids[:-1])
     reference = mean(made(2), len(bare), bare + ids)
@@ -225,7 +289,10 @@ def test_the_critic_learns_which_turn_it_was(tokenizer, tmp_path):
     config = learner.get_config()
     config.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'turns': 3, 'beta': 1.0, 'updates': 30})
     config.update({'learning_rate': 3e-3, 'warmup': 0.0})
-    data = credit.pair_data(tokenizer, [(trajectory(1.0, useful), trajectory(0.0, wasted))] * 2, informed=True)
+    pairs = [(trajectory(1.0, useful), trajectory(0.0, wasted))] * 2
+    with pytest.raises(UserError, match='there is room for 16'):
+        credit.pair_data(tokenizer, pairs, words.hidden, 16)
+    data = credit.pair_data(tokenizer, pairs, words.hidden, 1024)
     data = credit.nested(credit.with_reference(tmp_path, ARCH, made(1), data, config))
     critic = learner.make(ARCH, config)
     state = jax.jit(critic.init)(KEY, data)
@@ -236,7 +303,7 @@ def test_the_critic_learns_which_turn_it_was(tokenizer, tmp_path):
     for _ in range(29):
         state, metrics = update(state)
     assert float(metrics['accuracy']) == 1.0
-    judge = credit.Judge(ARCH, state.net.params, made(1), tokenizer, batch=1)
+    judge = credit.Judge(ARCH, state.net.params, made(1), tokenizer, words.hidden, batch=1)
     turns = [[[*tokenizer.encode(text), tokenizer.stops[0]] for text in ('rule?', 'times?')]]
     better, worse = judge.advantages([credit.State(TASK, useful[:1])], turns)[0]
     assert better > worse + 0.1
