@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from core_jax.cli import Parser, apply, command_of, keep_compiled, load_preset, quoted
+from core_jax.cli import Parser, apply, command_of, keep_compiled, keep_memory, load_preset, quoted
 from core_jax.errors import UserError, exit_on_user_error
 
 STAGES = {
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     flags, fields = parser.parse(words)
     keep_compiled()
+    keep_memory()
     from core_jax import session
 
     def run() -> None:

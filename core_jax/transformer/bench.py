@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core_jax import bench
+from core_jax.cli import keep_memory
 from core_jax.errors import exit_on_user_error
 
 PARTS = ('prefill', 'decode', 'train', 'score', 'accelerator')
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument('--model', default='smollm2-135m', help='a name in a package, or a directory (%(default)s)')
     parser.add_argument('--peers', default=sys.executable, metavar='PYTHON', help="of the peer's environment")
     flags, parts, measure = bench.parse(parser, PARTS)
+    keep_memory()
     show = bench.Rows()
     beside = [part for part in parts if part != 'accelerator']
     with contextlib.ExitStack() as stack:

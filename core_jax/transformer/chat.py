@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from core_jax.cli import Parser, keep_compiled
+from core_jax.cli import Parser, keep_compiled, keep_memory
 from core_jax.errors import UserError, exit_on_user_error
 
 
@@ -26,6 +26,7 @@ def main() -> int:
     if flags.max_tokens < 1:
         raise UserError(f'--max-tokens must be at least 1, got {flags.max_tokens}')
     keep_compiled()
+    keep_memory()
     talk = Talk(flags)
     if flags.prompt is not None:
         talk.say(flags.prompt)
