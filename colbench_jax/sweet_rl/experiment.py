@@ -95,13 +95,14 @@ def get_config() -> ml_collections.ConfigDict:
         {
             'grammar': 'restricted',
             'hidden': (4, 4),  # least and most hidden slots of a task
+            'usual': 0.5,  # chance that a hidden slot has its most common value, so that a guess is lucky at times
             'train_tasks': 800,  # that the model talks about
             'test_tasks': 500,  # of other structures
             'turns': 5,  # of the agent
             'demonstrations': 4,  # careless ones of each training task, for the first fine-tuning
             'documents': 1600,  # other tasks, whose programs and dialogues are read before: see `documents`
             'waste': 0.3,  # chance that they ask for any topic, be it known or closed
-            'early': 0.1,  # chance of a turn that they answer without the rest
+            'early': 0.3,  # chance of a turn that they answer without the rest
             'model': '',  # a checkpoint to begin with: a directory, or a name in a package; empty: one is trained here
             'vocabulary': 512,  # of byte pairs, of the model that is trained here
             'layers': 3,
@@ -153,9 +154,9 @@ class Experiment:
         count = {'train': self.config.train_tasks, 'test': self.config.test_tasks, 'other': self.config.documents}
 
         def made() -> list[dict[str, Any]]:
-            options: dict[str, Any] = {'split': split, 'seed': self.seed}
+            options: dict[str, Any] = {'split': split, 'seed': self.seed, 'usual': self.config.usual}
             if split == 'other':
-                options = {'split': 'train', 'seed': self.seed + OTHER}
+                options |= {'split': 'train', 'seed': self.seed + OTHER}
             tested = set() if split == 'test' else {shape_of(task['ground_truth']) for task in self.tasks('test')}
             taken = {credit.identity(task) for task in self.tasks('train')} if split == 'other' else set()
             with Pool() as pool:
@@ -501,7 +502,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('documents',), least=0)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
-    for name in ('waste', 'early'):
+    for name in ('waste', 'early', 'usual'):
         if not 0 <= config[name] <= 1:
             raise UserError(f'{name} must be between 0 and 1, got {config[name]}')
     if not 0 < config.share <= 1:

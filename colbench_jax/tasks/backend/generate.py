@@ -71,12 +71,14 @@ def generate(
     grammar: str = 'full',
     hidden: tuple[int, int] | None = None,
     leak: float | None = None,
+    usual: float | None = None,
     rejected: Counter[str] | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """`count` tasks that passed every proof, the same ones for the same arguments.
 
-    hidden: least and most hidden slots; leak: chance that one is told (defaults: the grammar's).
+    hidden: least and most hidden slots; leak: chance that one is told; usual: chance that one has its most
+    common value, which is what an agent guesses (defaults: the grammar's).
     rejected: counts drafts by the proof that they failed, and those that passed under 'accepted'.
     Raises UserError for an unknown split or grammar, and where hardly any draft passes.
     """
@@ -84,6 +86,7 @@ def generate(
         raise unknown('split', split, SPLITS)
     rules = grammar_named(grammar)
     rules = rules._replace(hidden=hidden or rules.hidden, leak=rules.leak if leak is None else leak)
+    rules = rules._replace(usual=rules.usual if usual is None else usual)
     if pool.size < 2:
         raise UserError('tasks are proven in two jails with different hash seeds; the pool has one')
     rejected = Counter() if rejected is None else rejected
