@@ -77,8 +77,8 @@ def generate(
 ) -> Iterator[dict[str, Any]]:
     """`count` tasks that passed every proof, the same ones for the same arguments.
 
-    hidden: least and most hidden slots; leak: chance that one is told; usual: chance that one has its most
-    common value, which is what an agent guesses (defaults: the grammar's).
+    hidden: least and most hidden slots; leak: chance that one is told; usual: chance that one has its most common value,
+    which is what agents guess (defaults: the grammar's).
     rejected: counts drafts by the proof that they failed, and those that passed under 'accepted'.
     Raises UserError for an unknown split or grammar, and where hardly any draft passes.
     """
