@@ -14,6 +14,7 @@ from colbench_jax.simulators import ScriptedHuman
 from colbench_jax.sweet_rl import credit, experiment, value_head, words
 from colbench_jax.sweet_rl.play import Player, take_turn
 from colbench_jax.tasks.files import write_lines
+from core_jax.cli import apply, load_preset
 from core_jax.errors import UserError
 from core_jax.transformer import checkpoint, learner, model, packing
 from core_jax.transformer.config import preset
@@ -346,9 +347,11 @@ def test_many_episodes_at_once(tokenizer):
 
 
 @pytest.mark.slow
-def test_all_arms_at_the_smallest_size(tmp_path):
+@pytest.mark.parametrize('released', [False, True])
+def test_all_arms_at_the_smallest_size(tmp_path, released):
     """The whole of it, twice: what is there is not made again."""
     config = experiment.get_config()
+    apply(config, load_preset('configs/sweet_rl/released.py') if released else {})
     config.update({'train_tasks': 24, 'test_tasks': 8, 'demonstrations': 2, 'layers': 1, 'width': 32, 'heads': 2})
     config.update(
         {'documents': 12, 'rollouts': 2, 'states': 12, 'candidates': 4, 'max_tokens': 64, 'batch': 16, 'rft_updates': 2}
