@@ -114,6 +114,11 @@ def test_restricted_dialogues_are_short(made):
             assert all(slot['name'] in task['problem_description'].split('Open: ')[1] for slot in asked)
 
 
+def test_one_jail_proves_as_well(made):
+    with Pool(1) as single:
+        assert list(generate.generate(single, 2)) == made['full', 'train'][:2]
+
+
 def test_hidden_slots_and_leaks_can_be_chosen(pool):
     tasks = list(generate.generate(pool, 4, grammar='restricted', hidden=(2, 2), leak=0.0))
     assert all(sum(slot['hidden'] for slot in task['spec']['slots']) == 2 for task in tasks)
@@ -123,8 +128,8 @@ def test_hidden_slots_and_leaks_can_be_chosen(pool):
 # Each proof fails where it should
 
 
-def run(pool, source, calls=('f(1)', 'f(2)'), jail=0):
-    return pool.run(Job((source,), calls), jail).values[0]
+def run(pool, source, calls=('f(1)', 'f(2)'), jail='grades'):
+    return pool.run(Job((source,), calls, jail=jail)).values[0]
 
 
 def test_a_reference_that_is_undefined_is_refused(pool):
@@ -134,10 +139,9 @@ def test_a_reference_that_is_undefined_is_refused(pool):
 
 
 def test_a_reference_that_depends_on_the_hash_seed_is_refused(pool):
-    assert pool.hello[0]['hash'] != pool.hello[1]['hash']
     for body, refused in (('list({"a", "b", "c", "d", "e", "f", "g", "h"})', True), ('sorted({"b", "a"})', False)):
         source = f'def f(x):\n    return {body}'
-        found = proofs.is_deterministic(run(pool, source, jail=0), run(pool, source, jail=1))
+        found = proofs.is_deterministic(run(pool, source), run(pool, source, jail='again'))
         assert (found is not None) == refused
 
 
@@ -173,8 +177,6 @@ def test_what_cannot_be_generated_is_said(pool):
         next(generate.generate(pool, 1, split='trian'))
     with pytest.raises(UserError, match="did you mean 'restricted'"):
         next(generate.generate(pool, 1, grammar='restrict'))
-    with Pool(1) as single, pytest.raises(UserError, match='two jails'):
-        next(generate.generate(single, 1))
 
 
 # Files

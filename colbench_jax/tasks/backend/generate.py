@@ -84,8 +84,6 @@ def generate(
         raise unknown('split', split, SPLITS)
     rules = grammar_named(grammar)
     rules = rules._replace(hidden=hidden or rules.hidden, leak=rules.leak if leak is None else leak)
-    if pool.size < 2:
-        raise UserError('tasks are proven in two jails with different hash seeds; the pool has one')
     rejected = Counter() if rejected is None else rejected
     seen: set[str] = set()
     number = made = 0
@@ -205,12 +203,11 @@ def _proven(pool: Pool, drafts: list[Draft], rejected: Counter[str]) -> list[dic
         else:
             program = draft.family.program(draft.values, GRAMMARS[draft.grammar].domains[draft.domain])
             calls = [draft.calls[k] for k in places]
-            chosen.append((draft, program, calls, [[row[k] for k in places] for row in rows], outcome.jail))
-    # The printed reference runs in another jail: what it gives depends neither on the hash seed nor on the printer.
-    jobs = [Job((program,), tuple(calls)) for _, program, calls, _, _ in chosen]
-    printed = pool.map(jobs, elsewhere=[jail for *_, jail in chosen])
+            chosen.append((draft, program, calls, [[row[k] for k in places] for row in rows]))
+    # The printed reference runs under another hash seed: what it gives depends neither on that nor on the printer.
+    printed = pool.map([Job((program,), tuple(calls), jail='again') for _, program, calls, _ in chosen])
     tasks = []
-    for (draft, program, calls, (reference, guess, *mutants), _), again in zip(chosen, printed, strict=True):
+    for (draft, program, calls, (reference, guess, *mutants)), again in zip(chosen, printed, strict=True):
         names = list(variants(draft))[1:]
         complaint = (
             proofs.is_defined(reference)
