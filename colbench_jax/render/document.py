@@ -27,7 +27,8 @@ _SCRIPT = re.compile(r'<script\b.*?(?:</script\s*>|$)', re.I | re.S)
 
 def document(html: str) -> str:
     """The page to render, at most LONGEST characters of it."""
-    html = _TAG.sub(_local, _SCRIPT.sub('', html[:LONGEST]))
+    html = html[:LONGEST].encode(errors='replace').decode()  # half a character cannot be sent
+    html = _TAG.sub(_local, _SCRIPT.sub('', html))
     html = _URL.sub(lambda match: f'url("{placeholder(match[2])}")', html)
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     # A parser folds the page's own <html>, <head> and <body> into those that have begun here.

@@ -1,6 +1,7 @@
 """Generated tasks keep every proof, each proof can fail, and files say where they are broken."""
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -184,6 +185,10 @@ def test_what_cannot_be_generated_is_said(pool):
 GOOD = {'problem_description': 'Write f.', 'ground_truth': 'def f(x):\n    return x', 'test_cases': {'test1': 'f(1)'}}
 
 
+SLOT = {'name': 'limit', 'questions': ['Which?'], 'answer': 'It is 3.', 'hidden': True, 'value': 3}
+PLAYED = {'task': GOOD, 'dialogue_history': [], 'answer': ''}
+
+
 def test_files_come_back_as_they_were(tmp_path):
     path = tmp_path / 'tasks.jsonl'
     files.write_lines(path, [GOOD, GOOD | {'spec': {'slots': []}}])
@@ -202,7 +207,13 @@ def test_files_come_back_as_they_were(tmp_path):
         ('{"a": 1}', 'problem_description is missing'),
         (json.dumps(GOOD | {'ground_truth': 3}), 'ground_truth is no text'),
         (json.dumps(GOOD | {'test_cases': ['f(1)']}), 'test_cases is no table'),
-        (json.dumps(GOOD | {'spec': 1}), 'spec has no slots'),
+        (json.dumps(GOOD | {'spec': 1}), 'spec is no object'),
+        (json.dumps(GOOD | {'spec': {}}), 'spec has no slots'),
+        (json.dumps(GOOD | {'spec': {'slots': [], 'family': [1]}}), 'spec is no object with a family'),
+        (json.dumps(GOOD | {'spec': {'slots': [{}]}}), 'slot 0 of spec has no name'),
+        (json.dumps(GOOD | {'spec': {'slots': [SLOT | {'questions': []}]}}), 'slot 0 of spec has no questions'),
+        (json.dumps(GOOD | {'spec': {'slots': [SLOT, SLOT | {'answer': 3}]}}), 'slot 1 of spec has no answer'),
+        (json.dumps({'problem_description': 'p', 'ground_truth': '<p>', 'spec': 3}), 'spec is no object'),
         ('[' * 100_000, 'is damaged'),
     ],
 )
@@ -233,6 +244,18 @@ def test_broken_trajectories(tmp_path):
         ({}, 'no task'),
         ({'task': GOOD, 'dialogue_history': 3}, 'no list of turns'),
         ({'task': GOOD, 'dialogue_history': []}, 'answer is no text'),
+        (PLAYED | {'dialogue_history': [{'role': 'user'}]}, 'turn 0 has no content'),
+        (PLAYED | {'dialogue_history': [{'role': 'user', 'content': ['a']}]}, 'turn 0 has no content'),
+        (PLAYED | {'dialogue_history': [{'role': 'agent', 'content': 'a'}]}, 'turn 0 has neither the role'),
+        (PLAYED | {'agent': {}}, 'agent is no text'),
+        (PLAYED | {'agent': 3}, 'agent is no text'),
+        (PLAYED | {'similarity': {}}, 'similarity is no text'),
+        (PLAYED | {'grader': 1}, 'grader is no text'),
+        (PLAYED | {'errors': 'x'}, 'errors is no list'),
+        *(
+            (PLAYED | {'reward': reward}, 'reward is no number between')
+            for reward in ('high', None, True, 7.5, -1, math.nan)
+        ),
     ):
         path.write_text(json.dumps(row) + '\n')
         with pytest.raises(UserError, match=f'line 1: .*{complaint}'):
