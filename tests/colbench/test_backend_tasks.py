@@ -13,6 +13,7 @@ from colbench_jax.grader.inside import screen
 from colbench_jax.grader.pool import Job, Pool
 from colbench_jax.tasks import files
 from colbench_jax.tasks.backend import generate, proofs
+from colbench_jax.tasks.backend.family import Slot
 from colbench_jax.tasks.backend.program import bundle, specialise
 from core_jax.errors import UserError
 
@@ -165,6 +166,15 @@ def test_a_description_that_tells_is_refused():
     assert proofs.tells_nothing('Marks from 0 to 10, f(x12), 12.5 and 123', literals) is None
     assert 'value of limit' in proofs.tells_nothing('More than 12 of them', literals)
     assert 'value of weights' in proofs.tells_nothing('Weights 3.', literals)
+
+
+def test_what_an_answer_spells_out_is_a_literal():
+    told = Slot(
+        'top', (None, 1, 'name', 'by'), ('Which?',), {None: 'all.', 1: 'first 1.', 'name': "by 'name'.", 'by': 'by.'}
+    )
+    assert [told.literals(value) for value in told.values] == [[], ['1'], ["'name'"], []]
+    told = Slot('top', (0, 1), ('Which?',), {0: 'after 10.', 1: 'one.'})
+    assert not told.literals(0) and not told.literals(1)
 
 
 def test_drafts_that_fail_are_counted(pool):
