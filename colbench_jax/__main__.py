@@ -362,7 +362,7 @@ def _human(flags: Any, domain: str):
 def _pool(workers: int | None):
     from colbench_jax.grader.pool import Pool
 
-    pool = Pool(max(2, workers) if workers else None)
+    pool = Pool(workers)
     if pool.missing_walls:
         print(f'note: walls of the jail that cannot be had here: {", ".join(pool.missing_walls)}', file=sys.stderr)
     return pool
