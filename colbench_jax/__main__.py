@@ -116,10 +116,14 @@ def rollout_command(parser: Parser, words: list[str]) -> int:
         tasks = given or _made(stage, flags)
         stage.check(tasks)
         played = _played(stage, tasks, flags, human)
+        counts = getattr(human, 'counts', Counter())
+        if counts['replies'] and counts['errors'] == counts['replies']:
+            raise UserError(f'{flags.human} gave no reply that can be used: {human.why}')
         _grade(stage, played)
         told = stage.told(played)
     write_lines(out, played)
     print(f'{flags.agent}: {told}')
+    _print_refusals(played)
     if hasattr(human, 'report'):
         counts = human.report()
         print(f'the model: {counts["replies"]} replies, {counts["errors"]} failed, {counts["leaks"]} leaks held back')
@@ -151,6 +155,7 @@ def grade_command(parser: Parser, words: list[str]) -> int:
         told = stage.told(rows)
     by = flags.mode if stage.domain == 'backend' else 'pages'
     print(f'{by}: {told}; {len(rows) / seconds:.0f} gradings a second')
+    _print_refusals(rows)
     if out:
         write_lines(out, rows)
         print(f'rewards in {out}')
@@ -162,34 +167,40 @@ def report_command(parser: Parser, words: list[str]) -> int:
     """What trajectories came to, with 95 % intervals; without a file, those of the scripted agents."""
     parser.add_argument('--trajectories', metavar='FILE', help=f'default: {PLAYED} if it is there')
     parser.add_argument('--out', metavar='DIR', help='the directory of summary.json and report.md (default: none)')
+    parser.add_argument('--overwrite', action='store_true', help='replace them')
     _add_domain_flags(parser)
     flags = _parse(parser, words)
+    if flags.out:
+        _free(f'{flags.out}/summary.json', flags.overwrite)
     from colbench_jax import report
     from colbench_jax.agents import AGENTS
 
     began = time.monotonic()
     rows = _recorded(flags)
-    if rows is None or any('reward' not in row for row in rows):
+    bare = [row for row in rows or () if 'reward' not in row]
+    if rows is None or bare:
+        if bare:
+            print(f'{len(bare)} of {len(rows)} trajectories have no reward; they are graded now')
         with _stage(flags, rows) as stage:
             rows = rows or _shown(stage, AGENTS)
-            _grade(stage, rows)
+            _grade(stage, bare or rows)
     metrics, label = report.metrics_of(rows), report.label_of(rows)
     text = report.table(metrics, label)
     print(text)
+    _print_refusals(rows)
     if flags.out:
         folder = make_directory(flags.out)
         write_atomic(folder / 'report.md', (text + '\n').encode())
         summary = {
             'paper': 'sweet_rl',
-            'command': quoted([parser.prog, *words]),
+            'command': quoted([*parser.prog.split(), *words]),
             'device': 'cpu',
-            'seed': 0,
+            'seed': rows[0].get('seed', 0),
             'steps': len(rows),
             'wall_seconds': time.monotonic() - began,
             'metrics': metrics,
+            'similarity' if 'similarity' in rows[0] else 'grader': label,
         }
-        if label:
-            summary['similarity'] = label
         write_json_atomic(folder / 'summary.json', summary)
         print(f'\nsummary.json and report.md in {folder}')
     print('\nnext: python -m colbench_jax play')
@@ -258,11 +269,10 @@ def _add_domain_flags(parser: Parser) -> None:
 
 
 def _add_task_flags(parser: Parser, count: int) -> None:
-    parser.add_argument('--grammar', default='full', help='full (default) or restricted: short, for small models')
-    parser.add_argument(
-        '--split', default='train', help='train (default), test (other structures) or unseen (families or topics)'
-    )
-    parser.add_argument('--count', type=int, default=count, help=f'tasks (default {count})')
+    parser.add_argument('--grammar', help='full (default) or restricted: short, for small models')
+    parser.add_argument('--split', help='train (default), test (other structures) or unseen (families or topics)')
+    parser.set_defaults(usual_count=count)
+    parser.add_argument('--count', type=int, help=f'tasks (default {count}; of a file: all)')
     parser.add_argument('--hidden', metavar='LEAST:MOST', help='hidden slots of a task (default: of the grammar)')
     parser.add_argument('--leak', type=float, metavar='P', help='chance that one is told (default: of the grammar)')
     parser.add_argument('--seed', type=int, default=0, help='of everything random (default 0)')
@@ -275,6 +285,8 @@ def _add_play_flags(parser: Parser) -> None:
         '--human', default='scripted', help='scripted (default), terse, forgetful, local, or http://HOST/v1'
     )
     parser.add_argument('--model', help='of the endpoint; of local: a directory, or smollm2-135m (default)')
+    parser.add_argument('--timeout', type=float, default=60.0, help='seconds of one try of an endpoint (default 60)')
+    parser.add_argument('--retries', type=int, default=3, help='further tries of an endpoint (default 3)')
     parser.add_argument('--turns', type=int, default=10, help='turns of the agent (default 10)')
 
 
@@ -288,6 +300,8 @@ def _parse(parser: Parser, words: list[str]) -> Any:
         value = getattr(flags, name, None)
         if value is not None and value < 1:
             raise UserError(f'--{name} must be at least 1, got {value}')
+    if getattr(flags, 'timeout', 1) <= 0 or getattr(flags, 'retries', 0) < 0:
+        raise UserError('--timeout must be above 0 and --retries at least 0')
     if getattr(flags, 'leak', None) is not None and not 0 <= flags.leak <= 1:
         raise UserError(f'--leak must be between 0 and 1, got {flags.leak}')
     from colbench_jax.tasks.files import DOMAINS
@@ -296,12 +310,8 @@ def _parse(parser: Parser, words: list[str]) -> Any:
         raise unknown('domain', flags.domain, DOMAINS)
     if flags.similarity not in SIMILARITIES and not flags.similarity.startswith('clip:'):
         raise unknown('similarity', flags.similarity, (*SIMILARITIES, 'clip:DIRECTORY'))
-    if hasattr(flags, 'split'):
-        from colbench_jax.tasks.backend.generate import SPLITS, grammar_named
-
-        grammar_named(flags.grammar)
-        if flags.split not in SPLITS:
-            raise unknown('split', flags.split, SPLITS)
+    if hasattr(flags, 'grammar'):
+        _settle(flags)
     if hasattr(flags, 'agent'):
         from colbench_jax.agents import make
 
@@ -309,6 +319,25 @@ def _parse(parser: Parser, words: list[str]) -> Any:
         if flags.human != 'local' or flags.domain == 'frontend':  # a local model is opened where it is needed
             _human(flags, flags.domain)
     return flags
+
+
+def _settle(flags: Any) -> None:
+    """Checks the flags of tasks, and fills in those that are not given. Raises UserError for one that does nothing."""
+    from colbench_jax.tasks.backend.generate import SPLITS, grammar_named
+
+    given = [name for name in ('grammar', 'split', 'hidden', 'leak') if getattr(flags, name) is not None]
+    if getattr(flags, 'tasks', None) and given:
+        raise UserError(
+            f'--{given[0]} is for tasks that are made now; those of --tasks={flags.tasks} are what they are'
+        )
+    if flags.domain == 'frontend' and 'grammar' in given:
+        raise UserError('--grammar is for programs; all pages have one')
+    flags.grammar, flags.split = flags.grammar or 'full', flags.split or 'train'
+    grammar_named(flags.grammar)
+    if flags.split not in SPLITS:
+        raise unknown('split', flags.split, SPLITS)
+    if flags.count is None and not getattr(flags, 'tasks', None):
+        flags.count = flags.usual_count
 
 
 def _hidden(text: str | None) -> tuple[int, int] | None:
@@ -327,13 +356,13 @@ def _hidden(text: str | None) -> tuple[int, int] | None:
 def _human(flags: Any, domain: str):
     from colbench_jax.stages import human_of
 
-    return human_of(domain, flags.human, flags.model, flags.seed)
+    return human_of(domain, flags.human, flags.model, flags.seed, flags.timeout, flags.retries)
 
 
 def _pool(workers: int | None):
     from colbench_jax.grader.pool import Pool
 
-    pool = Pool(max(2, workers) if workers else None)
+    pool = Pool(workers)
     if pool.missing_walls:
         print(f'note: walls of the jail that cannot be had here: {", ".join(pool.missing_walls)}', file=sys.stderr)
     return pool
@@ -354,10 +383,10 @@ def _stage(flags: Any, rows: Sequence[dict[str, Any]] | None) -> Iterator[Any]:
 
 
 def _given(flags: Any) -> list[dict[str, Any]] | None:
-    """The tasks of --tasks."""
+    """The tasks of --tasks, at most --count."""
     from colbench_jax.tasks.files import read_tasks
 
-    return read_tasks(flags.tasks) if flags.tasks else None
+    return read_tasks(flags.tasks, flags.count) if flags.tasks else None
 
 
 def _made(stage: Any, flags: Any, rejected: Counter[str] | None = None) -> list[dict[str, Any]]:
@@ -374,11 +403,19 @@ def _played(stage: Any, tasks: list[dict[str, Any]], flags: Any, human: Any) -> 
 
     def one(number: int) -> dict[str, Any]:
         agent = stage.agent(flags.agent, flags.seed + number // len(tasks), flags.turns)
-        return stage.play(tasks[number % len(tasks)], agent, human, flags.turns) | {'agent': flags.agent}
+        played = stage.play(tasks[number % len(tasks)], agent, human, flags.turns)
+        return played | {'agent': flags.agent, 'seed': flags.seed}
 
     count = len(tasks) * flags.repeat
-    with ThreadPoolExecutor(8 if '://' in flags.human else 1) as threads:  # an endpoint is waited for
+    threads = ThreadPoolExecutor(8 if '://' in flags.human else 1)  # an endpoint is waited for
+    try:
         return list(_progress(threads.map(one, range(count)), count, 'episodes'))
+    except BaseException:
+        if hasattr(human, 'stop'):
+            human.stop()
+        raise
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _recorded(flags: Any) -> list[dict[str, Any]] | None:
@@ -408,6 +445,13 @@ def _grade(stage: Any, rows: list[dict[str, Any]]) -> None:
 
     with tqdm(total=len(rows), desc='grades', leave=False, disable=None) as bar:
         stage.grade(rows, bar.update)
+
+
+def _print_refusals(rows: list[dict[str, Any]]) -> None:
+    from colbench_jax.report import refusals
+
+    if said := refusals(rows):
+        print(said)
 
 
 def _progress(items: Iterable, count: int, what: str) -> Iterable:

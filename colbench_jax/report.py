@@ -5,7 +5,8 @@ Of programs: success and tests passed. Of pages: the cosine to the page that was
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from typing import Any
 
 from core_jax.errors import UserError
@@ -54,17 +55,29 @@ def _success(name: str, own: list[dict[str, Any]]) -> Metrics:
 
 
 def label_of(rows: list[dict[str, Any]]) -> str:
-    """By what pages were compared, '' of programs. Raises UserError where it was not the same for all."""
-    labels = sorted({row.get('similarity', '') for row in rows})
+    """By what pages were compared, or the grader's mode. Raises UserError where it was not the same for all."""
+    labels = sorted({row.get('similarity') or row.get('grader', 'strict') for row in rows})
     if len(labels) > 1:
-        raise UserError(f'rewards by {" and by ".join(label or "the grader" for label in labels)}; grade them anew')
+        raise UserError(f'rewards by {" and by ".join(labels)}; grade them anew')
     return labels[0]
 
 
-def table(metrics: Metrics, label: str = '') -> str:
+def refusals(rows: list[dict[str, Any]]) -> str:
+    """'2 answers refused: import of os 2x', '' where none was."""
+    reasons = Counter(
+        re.sub(r' \(line \d+\)$', '', said.removeprefix('refused: '))
+        for said in ((row.get('errors') or [None])[0] or '' for row in rows)
+        if said.startswith('refused: ')
+    )
+    listed = ', '.join(f'{reason} {count}x' for reason, count in reasons.most_common())
+    return f'{reasons.total()} answers refused: {listed}' if reasons else ''
+
+
+def table(metrics: Metrics, label: str = 'strict') -> str:
     """A Markdown table, a line for each agent, then one for each agent and family. label: of `label_of`."""
-    head = f'cosine by {label}' if label else 'success % | tests passed %'
-    lines = [f'| | {head} | turns | n |', '|---|---|---|---|' + ('' if label else '---|')]
+    cosine, mode = next(iter(metrics)).startswith('cosine/'), '' if label == 'strict' else f' ({label})'
+    head = f'cosine by {label}' if cosine else f'success %{mode} | tests passed %{mode}'
+    lines = [f'| | {head} | turns | n |', '|---|---|---|---|' + ('' if cosine else '---|')]
     for key, first in metrics.items():
         kind, _, name = key.partition('/')
         turns = metrics[f'turns/{name}']['value']

@@ -7,9 +7,12 @@ reference and is watched for leaks.
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
+import functools
 import http.client
+import io
 import json
 import math
 import os
@@ -18,9 +21,10 @@ import re
 import socket
 import threading
 import time
+import tokenize
 import urllib.parse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from colbench_jax.episode import LONGEST_REPLY, Dialogue
@@ -137,32 +141,54 @@ class OpenAICompatible:
         """base_url: such as http://localhost:8000/v1. key_variable: of the environment. timeout: seconds in total for
         one try. backoff: seconds before the first retry, twice as long before each further one. Raises UserError."""
         self._url = urllib.parse.urlsplit(base_url.rstrip('/') + '/chat/completions')
-        if self._url.scheme not in ('http', 'https') or not self._url.hostname:
+        try:
+            right = self._url.scheme in ('http', 'https') and self._url.hostname and self._url.port != 0
+        except ValueError:  # a port that is none
+            right = False
+        if not right or re.search(r'\s', base_url):
             raise UserError(f'{base_url!r} is no address of a server, such as http://localhost:8000/v1')
         self.model, self.timeout, self.retries, self.backoff = model, timeout, retries, backoff
         self._key = os.environ.get(key_variable, '')
         self.counts: Counter[str] = Counter()
+        self.why = ''  # the last reply failed
         self._lock = threading.Lock()  # one simulator may serve many episodes at once
+        self._open: set[socket.socket] = set()  # of tries in progress
+        self._stopped = threading.Event()
 
     def reply(self, task: dict[str, Any], dialogue: Dialogue, artefact: Sequence[bytes] = ()) -> str:
-        """Raises UserError where the server refuses us for good (wrong key, no such model or address)."""
+        """Raises UserError where the server refuses us for good (wrong key, no such model or address), where it cannot
+        be reached and no reply has come yet, and after `stop`."""
         self._count('replies')
+        failure: Exception | None = None
         for attempt in range(self.retries + 1):
             if attempt:
                 self._count('retries')
-                time.sleep(self.backoff * 2 ** (attempt - 1))
+                self._stopped.wait(self.backoff * 2 ** (attempt - 1))
+            if self._stopped.is_set():
+                raise UserError('the talk was broken off')
             try:
                 text = self._ask(self.messages(task, dialogue, artefact))
                 break
-            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
-                continue
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
+                failure = error
         else:
             self._count('errors')
+            self.why = ' '.join(str(failure).split())[:200] or type(failure).__name__
+            if isinstance(failure, OSError) and not self.counts['answered']:
+                raise UserError(f'{self._url.geturl()} cannot be reached: {self.why}')
             return NO_RESPONSE
+        self._count('answered')
         if self.sees_source and leaks(text, task['ground_truth']):
             self._count('leaks')
             return LEAK_REPLY
         return text[: self.longest_reply]
+
+    def stop(self) -> None:
+        """Ends all tries in progress, and lets no other begin."""
+        self._stopped.set()
+        with self._lock:
+            for sock in self._open:
+                _cut(sock)
 
     def _count(self, name: str) -> None:
         with self._lock:
@@ -178,9 +204,26 @@ class OpenAICompatible:
         """What the model is sent."""
         return person_messages(task, dialogue, artefact)
 
+    @contextlib.contextmanager
+    def _watched(self, sock: socket.socket, until: float) -> Iterator[None]:
+        """Cuts a connection when its time is up, however slowly something still comes, and when we are stopped."""
+        timer = threading.Timer(until - time.monotonic(), _cut, (sock,))
+        timer.daemon = True
+        timer.start()
+        with self._lock:
+            self._open.add(sock)
+        try:
+            if self._stopped.is_set():
+                _cut(sock)
+            yield
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._open.discard(sock)
+
     def _ask(self, messages: list[dict]) -> str:
         """The text of one completion. Raises what `reply` retries after, and UserError for what no retry mends."""
-        deadline = time.monotonic() + self.timeout
+        began = time.monotonic()
         kind = http.client.HTTPSConnection if self._url.scheme == 'https' else http.client.HTTPConnection
         connection = kind(self._url.hostname, self._url.port, timeout=self.timeout)
         try:
@@ -189,18 +232,15 @@ class OpenAICompatible:
             if self._key:
                 headers['Authorization'] = f'Bearer {self._key}'
             path = self._url.path + (f'?{self._url.query}' if self._url.query else '')
-            connection.request('POST', path, body.encode(), headers)
-            sock = connection.sock  # the response takes it over
-            with contextlib.closing(connection.getresponse()) as response:
-                content = bytearray()
-                while block := response.read1(65536):
-                    content += block
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        raise TimeoutError('the answer came too slowly')
-                    if len(content) > LARGEST_REPLY:
-                        raise ValueError('the answer is too large')
-                    sock.settimeout(left)
+            connection.connect()
+            with self._watched(connection.sock, began + self.timeout):
+                connection.request('POST', path, body.encode(), headers)
+                with contextlib.closing(connection.getresponse()) as response:
+                    content = bytearray()
+                    while block := response.read1(65536):
+                        content += block
+                        if len(content) > LARGEST_REPLY:
+                            raise ValueError('the answer is too large')
             if response.status in (401, 403, 404):
                 said = ' '.join(bytes(content[:200]).decode('utf-8', 'replace').split())
                 raise UserError(f'{self._url.geturl()} refuses with status {response.status}: {said}')
@@ -209,11 +249,21 @@ class OpenAICompatible:
             text = json.loads(content)['choices'][0]['message']['content']
             if not isinstance(text, str):
                 raise ValueError('no text')
-            return text.strip()
+            return text.strip().encode(errors='replace').decode()  # half a character cannot be sent on
         except socket.gaierror as error:
             raise UserError(f'there is no host {self._url.hostname}') from error
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            if time.monotonic() - began >= self.timeout:
+                raise TimeoutError(f'no answer within {self.timeout:g} s') from error
+            raise
         finally:
             connection.close()
+
+
+def _cut(sock: socket.socket) -> None:
+    """Ends what waits for a socket."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def report_of(counts: Counter[str]) -> dict[str, float]:
@@ -237,8 +287,44 @@ def person_messages(task: dict[str, Any], dialogue: Dialogue, artefact: Sequence
 
 
 def leaks(text: str, source: str, length: int = LEAK_LENGTH) -> bool:
-    """Whether `length` tokens in a row of `text` stand in `source` too, or it has a fence in it."""
-    split = re.compile(r""""[^"\n]*"|'[^'\n]*'|\w+|[^\w\s]""").findall  # a quoted value is one token
-    words, code = split(text), split(source)
-    grams = {tuple(code[k : k + length]) for k in range(len(code) - length + 1)}
-    return '```' in text or any(tuple(words[k : k + length]) in grams for k in range(len(words) - length + 1))
+    """Whether `length` tokens in a row of `text` stand in the code of `source` too, or it has a fence in it.
+
+    Comments and docstrings are no code: a person may say the same. A text in quotes is one token, so that what a
+    program says may be told; but code between quotes or apostrophes is code, so words are also compared without them.
+    """
+    told = _code_of(source)
+    words = _TOKEN.findall(text), _BARE.findall(text)
+    code = told, [token for each in told for token in (_unquoted(each) if each[0] in '"\'' else [each])]
+    return '```' in text or any(
+        not _grams(mine, length).isdisjoint(_grams(its, length)) for mine, its in zip(words, code, strict=True)
+    )
+
+
+_TOKEN = re.compile(r""""[^"\n]*"|'[^'\n]*'|\w+|[^\w\s]""")
+_BARE = re.compile(r"""\w+|[^\w\s"']""")
+
+
+def _unquoted(token: str) -> list[str]:
+    """The word in quotes; of several they stay one token."""
+    words = _BARE.findall(token)
+    return words if len(words) < 2 else [token]
+
+
+def _grams(tokens: Sequence[str], length: int) -> set[tuple[str, ...]]:
+    return {tuple(tokens[k : k + length]) for k in range(len(tokens) - length + 1)}
+
+
+@functools.lru_cache(64)
+def _code_of(source: str) -> list[str]:
+    """The tokens of a source without comments and docstrings; of what is no Python, all."""
+    try:
+        blocks = [node for node in ast.walk(ast.parse(source)) if isinstance(node, _DOCUMENTED)]
+        notes = {(node.body[0].lineno, node.body[0].col_offset) for node in blocks if ast.get_docstring(node, False)}
+        parts = tokenize.generate_tokens(io.StringIO(source).readline)
+        source = ' '.join(part.string for part in parts if part.type != tokenize.COMMENT and part.start not in notes)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
+        pass
+    return _TOKEN.findall(source)
+
+
+_DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)

@@ -44,12 +44,15 @@ class Backend:
         return play(task, agent, human, turns)
 
     def grade(self, rows: Rows, tick: Any) -> None:
-        """Sets `reward` of each row."""
+        """Sets `reward` and `grader` (its mode) of each row, and `errors` [calls] where an answer has no value."""
         from colbench_jax.grader import Grader
 
         grades = Grader(self.mode, pool=self.pool).grade_many([(row['task'], row['answer']) for row in rows], tick)
         for row, grade in zip(rows, grades, strict=True):
-            row['reward'] = grade.reward
+            row['reward'], row['grader'] = grade.reward, self.mode
+            row.pop('errors', None)
+            if any(grade.errors):
+                row['errors'] = list(grade.errors)
         unusable = sum(grade.unusable > 0 for grade in grades)
         if unusable:
             print(f'note: {unusable} references fail on some of their own calls; nobody passes those', file=sys.stderr)
@@ -135,13 +138,19 @@ def _where(task: dict[str, Any], number: int) -> str:
     return getattr(task, 'where', '') or f'task {number}'
 
 
-def human_of(domain: str, name: str, model: str | None, seed: int) -> HumanSimulator:
-    """Who knows what is wanted. model: of an endpoint, or a local one. Raises UserError with the nearest name."""
+def human_of(
+    domain: str, name: str, model: str | None, seed: int, timeout: float = 60.0, retries: int = 3
+) -> HumanSimulator:
+    """Who knows what is wanted. model: of an endpoint, or a local one. timeout: seconds of one try of an endpoint.
+
+    Raises UserError with the nearest name.
+    """
     from colbench_jax.simulators import OpenAICompatible, ScriptedHuman
     from colbench_jax.viewers import ModelViewer, ScriptedViewer
 
     if '://' in name:
-        return (ModelViewer if domain == 'frontend' else OpenAICompatible)(name, model or 'default')
+        kind = ModelViewer if domain == 'frontend' else OpenAICompatible
+        return kind(name, model or 'default', timeout=timeout, retries=retries)
     if name == 'local' and domain == 'backend':
         from colbench_jax.local import LocalLM
 

@@ -69,9 +69,13 @@ class Grader:
         pairs = [(task, program_of(answer)) for task, answer in pairs]
         if self.mode == 'compat':
             jobs = [
-                Job((task['ground_truth'], answer), calls_of(task), False, True, self.limits) for task, answer in pairs
+                Job((task['ground_truth'], answer), calls_of(task), screen=False, compat=True, limits=self.limits)
+                for task, answer in pairs
             ]
-            return [_grade(outcome.passed, [None] * len(outcome.passed), 0) for outcome in self.pool.map(jobs, tick)]
+            return [
+                _grade(outcome.passed, [None] * len(outcome.passed), sum(why is not None for why in outcome.errors[0]))
+                for outcome in self.pool.map(jobs, tick)
+            ]
         wanted = self.expected([task for task, _ in pairs])
         jobs = [Job((answer,), calls_of(task), limits=self.limits) for task, answer in pairs]
         outcomes = self.pool.map(jobs, tick)
@@ -85,7 +89,10 @@ class Grader:
         keys = [_key(task) for task in tasks]
         new = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self._values}
         # References of original files are written by a model: they pass the walls, but not the list of what is allowed.
-        jobs = [Job((task['ground_truth'],), calls_of(task), False, False, self.limits) for task in new.values()]
+        jobs = [
+            Job((task['ground_truth'],), calls_of(task), screen=False, jail='references', limits=self.limits)
+            for task in new.values()
+        ]
         for key, outcome in zip(new, self.pool.map(jobs), strict=True):
             self._values[key] = outcome.values[0]
         return [self._values[key] for key in keys]

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
+import math
 import os
 import pathlib
+import re
 import select
 import shutil
 import subprocess
@@ -22,6 +25,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from colbench_jax.grader.compare import number
+from colbench_jax.grader.inside.tagged import BITS, DECIMAL_BITS
 from core_jax.errors import UserError
 
 ZYGOTE = pathlib.Path(__file__).parent / 'inside' / 'zygote.py'
@@ -32,18 +37,30 @@ class Limits(NamedTuple):
     """What a job may use."""
 
     call_seconds: float = 1.0  # of CPU for one call
-    cpu_seconds: int = 4  # in total
+    cpu_seconds: int | None = None  # in total (default: 2, and what all calls may take)
     memory: int = 512 * 2**20  # bytes of address space
-    deadline: float = 10.0  # seconds of wall in total
+    deadline: float | None = None  # seconds of wall in total (default: what a busy machine takes for them)
+
+    def of(self, calls: int) -> Limits:
+        """With none left open, for so many calls."""
+        cpu = self.cpu_seconds or 2 + math.ceil(calls * self.call_seconds)
+        return self._replace(cpu_seconds=cpu, deadline=self.deadline or 2.5 * cpu)
+
+
+# Kinds of jails, with Python's hash seed. It is the same for a reference and an answer, so that the order of a set is;
+# in `again` it is another one, which shows what depends on it. Answers have the jails with the least to copy for a job;
+# `references` have more of the standard library, `compat` has numpy too, if it is installed here.
+JAILS = {'grades': '0', 'again': '1', 'references': '0', 'compat': '0'}
 
 
 class Job(NamedTuple):
-    """Programs, each of which answers the same calls in a namespace of its own."""
+    """Programs, each of which answers the same calls, every one in a namespace of its own."""
 
     programs: tuple[str, ...]
     calls: tuple[str, ...]
     screen: bool = True  # the list of what is allowed (inside/screen.py); off, the walls stand alone
     compat: bool = False  # programs = (reference, answer), compared inside
+    jail: str = 'grades'  # which of JAILS runs it; of a compat job `compat`
     limits: Limits = Limits()
 
 
@@ -51,10 +68,9 @@ class Outcome(NamedTuple):
     """What a job came to: of each program and call, a tagged value or None, and why there is none."""
 
     values: list[list[list | None]]  # [program][call]
-    errors: list[list[str | None]]  # [program][call]
+    errors: list[list[str | None]]  # [program][call]; of a compat job the reference's alone
     passed: list[bool]  # [call], of a compat job
     end: str  # 'ended', 'out of time', 'said too much', 'killed by signal 9', ...
-    jail: int = 0  # which one ran it
 
 
 class Pool:
@@ -66,71 +82,72 @@ class Pool:
             raise UserError('the grader needs Linux: its jail is made of prctl, namespaces and limits')
         self._empty = tempfile.mkdtemp(prefix='empty-')
         os.chmod(self._empty, 0o555)
-        self._jails: list[_Jail] = []
+        self.size = workers or min(16, os.cpu_count() or 1)
+        self._crews: dict[str, list[_Jail]] = {}
         try:
-            for _ in range(workers or min(16, os.cpu_count() or 1)):
-                self._jails.append(_Jail(self._empty))
+            self._crew('grades')
         except BaseException:
             self.close()
             raise
 
     @property
-    def size(self) -> int:
-        return len(self._jails)
+    def jails(self) -> list[_Jail]:
+        """All that are warm, those for grades first."""
+        return [jail for crew in self._crews.values() for jail in crew]
 
     @property
     def hello(self) -> list[dict[str, Any]]:
         """What each jail said when it started: `walls` that could be built, `uid` of its children, its `hash` seed."""
-        return [jail.hello for jail in self._jails]
+        return [jail.hello for jail in self.jails]
 
     @functools.cached_property
     def missing_walls(self) -> list[str]:
-        return [name for name, built in self._jails[0].hello['walls'].items() if not built]
+        return [name for name, built in self.jails[0].hello['walls'].items() if not built]
 
-    def run(self, job: Job, jail: int = 0) -> Outcome:
-        """One job, in a jail of your choice."""
-        one = self._jails[jail]
-        one.start(job)
-        while not one.poll():
-            pass
-        return self._finish(jail)
+    def run(self, job: Job) -> Outcome:
+        """One job."""
+        return self.map([job])[0]
 
-    def map(
-        self, jobs: Sequence[Job], tick: Callable[[], None] = lambda: None, elsewhere: Sequence[int] | None = None
-    ) -> list[Outcome]:
-        """All jobs, side by side; the results in their order. tick: called after each.
-
-        elsewhere: for each job a jail that must not run it, so that another one, with another hash seed, does.
-        """
-        waiting, results, busy = list(range(len(jobs))), {}, {}
+    def map(self, jobs: Sequence[Job], tick: Callable[[], None] = lambda: None) -> list[Outcome]:
+        """All jobs, which want one kind of jail, side by side; the results in their order. tick: called after each."""
+        if not jobs:
+            return []
+        crew = self._crew('compat' if jobs[0].compat else jobs[0].jail)
+        waiting, results, busy = list(range(len(jobs)))[::-1], {}, {}
         while True:
-            for jail in [jail for jail in range(self.size) if jail not in busy]:
-                number = next((k for k in waiting if elsewhere is None or elsewhere[k] != jail), None)
-                if number is not None:
-                    waiting.remove(number)
-                    self._jails[jail].start(jobs[number])
-                    busy[jail] = number
+            for place in range(self.size):
+                if waiting and place not in busy:
+                    busy[place] = waiting.pop()
+                    crew[place].start(jobs[busy[place]])
             if not busy:
                 return [results[number] for number in range(len(results))]
-            _ready([self._jails[jail].descriptor for jail in busy], 1.0)
-            for jail in [jail for jail in busy if self._jails[jail].poll(0)]:
-                results[busy.pop(jail)] = self._finish(jail)
+            _ready([crew[place].descriptor for place in busy], 1.0)
+            for place in [place for place in busy if crew[place].poll(0)]:
+                results[busy.pop(place)] = self._finish(crew, place)
                 tick()
 
-    def _finish(self, jail: int) -> Outcome:
+    def _crew(self, kind: str) -> list[_Jail]:
+        """The jails of a kind, as many as jobs run side by side; started when they are first wanted."""
+        if kind not in self._crews:
+            self._crews[kind] = [_Jail(self._empty, kind) for _ in range(self.size)]
+            for jail in self._crews[kind]:
+                jail.greet()
+        return self._crews[kind]
+
+    def _finish(self, crew: list[_Jail], place: int) -> Outcome:
         """The outcome of a jail that answered; one that broke is replaced."""
-        one = self._jails[jail]
+        one = crew[place]
         if one.reply is None:
             one.close()
             os.makedirs(self._empty, 0o555, exist_ok=True)  # what breaks may have tidied up
-            self._jails[jail] = _Jail(self._empty)
-        outcome = read_outcome(one.job, one.reply or {'rows': '', 'end': 'the jail broke'})
-        return outcome._replace(jail=jail)
+            crew[place] = _Jail(self._empty, one.kind)
+            crew[place].greet()
+        return read_outcome(one.job, one.reply or {'rows': '', 'end': 'the jail broke'})
 
     def close(self) -> None:
-        for jail in self._jails:
+        for jail in self.jails:
             jail.close()
-        self._jails = []
+        self._crews = {}
         shutil.rmtree(self._empty, ignore_errors=True)
 
     def __enter__(self) -> Pool:
@@ -149,15 +166,18 @@ def _ready(descriptors: Sequence[int], seconds: float) -> bool:
 
 
 class _Jail:
-    """One zygote and the two pipes to it."""
+    """One zygote and the two pipes to it; `greet` it before its first job."""
 
-    def __init__(self, empty: str):
+    def __init__(self, empty: str, kind: str):
+        self.kind = kind
+        # Alone with its own folder, as by -I, which would also forbid to set the hash seed.
+        self.command = [sys.executable, '-P', '-s', '-S', str(ZYGOTE), empty, kind]
         self.process = subprocess.Popen(
-            [sys.executable, '-I', '-S', str(ZYGOTE), empty],
+            self.command + (_folders_of('numpy') if kind == 'compat' else []),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={},
+            env={'PYTHONHASHSEED': JAILS[kind], 'OPENBLAS_NUM_THREADS': '1'},
             cwd='/',
             bufsize=0,
             start_new_session=True,
@@ -165,11 +185,14 @@ class _Jail:
         self.job = Job((), ())
         self.descriptor = self.process.stdout.fileno()
         self._begin()
+
+    def greet(self) -> None:
+        """Waits until it is there. Raises UserError where it does not come."""
         while not self.poll():
             pass
         if self.reply is None:
             self.close()
-            raise UserError('the jail does not start; try: python -I -S ' + str(ZYGOTE))
+            raise UserError('the jail does not start; try: ' + ' '.join(self.command))
         self.hello = self.reply
 
     def _begin(self, deadline: float = 0.0) -> None:
@@ -177,8 +200,9 @@ class _Jail:
 
     def start(self, job: Job) -> None:
         self.job = job
-        self._begin(job.limits.deadline)
-        text = json.dumps(job._asdict() | {'limits': job.limits._asdict()}).encode()
+        limits = job.limits.of(len(job.programs) * len(job.calls))
+        self._begin(limits.deadline)
+        text = json.dumps(job._asdict() | {'limits': limits._asdict()}).encode()
         text = memoryview(len(text).to_bytes(4, 'big') + text)
         try:
             while text:
@@ -210,6 +234,12 @@ class _Jail:
         self.process.stdout.close()
 
 
+def _folders_of(package: str) -> list[str]:
+    """The folder of site-packages in which a package lies; none where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    return [str(pathlib.Path(spec.origin).parent.parent)] if spec and spec.origin else []
+
+
 def read_outcome(job: Job, reply: dict[str, str]) -> Outcome:
     """The outcome of a reply, of which 'rows' was written by an answer: nothing in it is taken on trust.
 
@@ -218,15 +248,17 @@ def read_outcome(job: Job, reply: dict[str, str]) -> Outcome:
     places, calls = len(job.programs), len(job.calls)
     values: list[list[list | None]] = [[None] * calls for _ in range(places)]
     errors: list[list[str | None]] = [[None] * calls for _ in range(places)]
-    passed = [False] * calls
+    passed, open_ = [False] * calls, set(range(calls))
     for line in reply['rows'].splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if job.compat:
-            if isinstance(row, list) and len(row) == calls and all(type(item) is bool for item in row):
-                passed = row
+            if isinstance(row, list) and len(row) == 3 and type(row[0]) is int and row[0] in open_:
+                open_.remove(row[0])
+                passed[row[0]] = row[1] is True
+                errors[0][row[0]] = row[2] if isinstance(row[2], str) else None
             continue
         if not (isinstance(row, list) and len(row) == 4 and type(row[0]) is int and type(row[1]) is int):
             continue
@@ -234,14 +266,14 @@ def read_outcome(job: Job, reply: dict[str, str]) -> Outcome:
         if not (0 <= place < places and -1 <= call < calls):
             continue
         why = why if isinstance(why, str) else None
-        for number in range(calls) if call < 0 else (call,):
-            if values[place][number] is None and errors[place][number] is None:
+        for each in range(calls) if call < 0 else (call,):
+            if values[place][each] is None and errors[place][each] is None:
                 if call >= 0 and well_formed(value):
-                    values[place][number] = value
+                    values[place][each] = value
                 else:
-                    errors[place][number] = why or 'no value'
+                    errors[place][each] = why or 'no value'
     for place in range(places):
-        for call in range(calls):
+        for call in range(0 if job.compat else calls):
             if values[place][call] is None and errors[place][call] is None:
                 errors[place][call] = reply['end'] if reply['end'] != 'ended' else 'no value'
     return Outcome(values, errors, passed, reply['end'])
@@ -261,10 +293,17 @@ def well_formed(value: Any, depth: int = 0) -> bool:
     inner = rest[0]
     if tag == 'b':
         return inner in (0, 1) and type(inner) is int
-    if tag in ('i', 'f', 's', 'y'):
-        return isinstance(inner, str) and _number_or_text(tag, inner)
-    if tag in ('l', 't', 'S'):
-        return isinstance(inner, list) and all(well_formed(item, depth + 1) for item in inner)
+    if tag in ('s', 'y'):
+        return isinstance(inner, str)
+    if tag in ('i', 'f', 'D'):
+        return isinstance(inner, str) and _is_number(value)
+    if tag in ('l', 't', 'S', 'c', 'F', 'r'):
+        if not isinstance(inner, list) or not all(well_formed(item, depth + 1) for item in inner):
+            return False
+        kinds = [item[0] for item in inner]
+        if tag == 'r':
+            return kinds in (['i'], ['i'] * 3)
+        return tag in 'ltS' or (kinds == ['f' if tag == 'c' else 'i'] * 2 and _is_number(value))
     if tag == 'd':
         return isinstance(inner, list) and all(
             isinstance(pair, list) and len(pair) == 2 and all(well_formed(part, depth + 1) for part in pair)
@@ -273,13 +312,17 @@ def well_formed(value: Any, depth: int = 0) -> bool:
     return False
 
 
-def _number_or_text(tag: str, text: str) -> bool:
+def _is_number(value: list) -> bool:
+    """Whether a tagged value whose parts are well formed says a number that can be compared."""
     try:
-        if tag == 'i':
-            return len(text) < 1_300 and str(int(text)) == text
-        return tag != 'f' or float.fromhex(text) is not None
-    except (ValueError, OverflowError):
+        if value[0] == 'i' and len(value[1]) > BITS // 3:
+            return False
+        found = number(value)
+    except (ArithmeticError, ValueError):
         return False
+    if value[0] == 'i':
+        return value[1] == (str(found) if found.bit_length() <= DECIMAL_BITS else hex(found))
+    return value[0] != 'D' or not found.is_snan()
 
 
 def calls_of(task: dict[str, Any]) -> tuple[str, ...]:
@@ -287,9 +330,12 @@ def calls_of(task: dict[str, Any]) -> tuple[str, ...]:
     return tuple(task['test_cases'].values())
 
 
+# A fence, the language behind it, and the code; the last one may lack its end.
+_FENCE = re.compile(r'```[ \t]*(?:(python3?|py)\b[ \t\r]*|([\w+#.-]*)[ \t\r]*(?=\n))?(.*?)(?:```|\Z)', re.I | re.S)
+
+
 def program_of(answer: str) -> str:
-    """The code of an answer: what stands in its first fence, if there is one."""
-    for fence in ('```python', '```'):
-        if fence in answer:
-            return answer.split(fence, 1)[1].split('```', 1)[0].strip('\n')
-    return answer
+    """The code of an answer: what stands in its first fence that says Python, else in its first, else all of it."""
+    fences = [(match[1] is not None, match[3]) for match in _FENCE.finditer(answer)]
+    found = [code for python, code in fences if python] or [code for _, code in fences]
+    return found[0].strip('\r\n') if found else answer

@@ -11,6 +11,7 @@ import hashlib
 import html as entities
 import re
 
+from colbench_jax.render.dom import without_scripts
 from colbench_jax.render.palette import COLOURS
 from colbench_jax.render.stylesheet import compiled
 
@@ -18,16 +19,17 @@ LONGEST = 1_000_000  # characters of a page
 STILL = '*,::before,::after{animation:none!important;transition:none!important;caret-color:transparent!important}'
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; form-action 'none'"
 
-# Tags end before the next one begins, so that the work is proportional to the page, whatever it is made of.
-_TAG = re.compile(r'<(img|source|input|video|meta|base)\b[^<>]*>', re.I)
+# A tag may hold < and > in quotes. No part of the pattern gives back what it took, so that the work is proportional to
+# the page, whatever it is made of.
+_TAG = re.compile(r'<(img|source|input|video|meta|base)\b(?:"[^"]*"|\'[^\']*\'|[^<>"\'])*+>', re.I)
 _ADDRESS = re.compile(r'\s(src|srcset|poster)\s*=\s*("[^"]*"|\'[^\']*\'|[^\s>"\']+)', re.I)
 _URL = re.compile(r'\burl\(\s*(["\']?)((?:https?:)?//[^"\')\s]+)\1\s*\)', re.I)
-_SCRIPT = re.compile(r'<script\b.*?(?:</script\s*>|$)', re.I | re.S)
 
 
 def document(html: str) -> str:
     """The page to render, at most LONGEST characters of it."""
-    html = _TAG.sub(_local, _SCRIPT.sub('', html[:LONGEST]))
+    html = html[:LONGEST].encode(errors='replace').decode()  # half a character cannot be sent
+    html = _TAG.sub(_local, without_scripts(html))
     html = _URL.sub(lambda match: f'url("{placeholder(match[2])}")', html)
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     # A parser folds the page's own <html>, <head> and <body> into those that have begun here.

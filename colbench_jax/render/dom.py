@@ -78,10 +78,21 @@ class _Builder(HTMLParser):
         self.open[-1].children.append(data)
 
 
+# Whichever begins first: what looks like one within another is none. In a stylesheet, <!-- is no comment.
+_UNSEEN = re.compile(
+    r'(<style\b.*?(?:</style\s*>|\Z))|<!--(?:-?>|.*?(?:--!?>|\Z))|<script\b.*?(?:</script\s*>|\Z)', re.I | re.S
+)
+
+
+def without_scripts(html: str) -> str:
+    """A page without its scripts and comments."""
+    return _UNSEEN.sub(lambda match: match[1] or '', html)
+
+
 def parse(html: str) -> Node:
     """The root of a page, whose children are those of the file."""
     builder = _Builder()
-    builder.feed(re.sub(r'(?is)<script\b.*?(</script\s*>|$)', '', html[:LONGEST]))
+    builder.feed(without_scripts(html[:LONGEST]))
     builder.close()
     return builder.root
 

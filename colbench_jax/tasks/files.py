@@ -26,8 +26,11 @@ class Row(dict):
 
 
 def write_lines(path: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes rows as JSON lines; the file is whole or not there. Raises UserError."""
-    write_atomic(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows).encode())
+    """Writes rows as JSON lines; the file is whole or not there. Raises UserError.
+
+    In ASCII, since a text may hold half a character, which UTF-8 cannot say.
+    """
+    write_atomic(path, ''.join(json.dumps(row) + '\n' for row in rows).encode())
 
 
 def read_tasks(path: str | os.PathLike, limit: int | None = None) -> list[dict[str, Any]]:
@@ -53,11 +56,7 @@ def read_trajectories(path: str | os.PathLike) -> list[dict[str, Any]]:
         row['task'] = _row(row['task'], where)
         check_task(row['task'], where)
         _check_domain([row['task'] for row in rows[:1]], row['task'], where)
-        turns = row.get('dialogue_history')
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) and 'role' in turn for turn in turns):
-            raise UserError(f'{where}: dialogue_history is no list of turns')
-        if not isinstance(row.get('answer'), str):
-            raise UserError(f'{where}: answer is no text')
+        _check_trajectory(row, where)
         rows.append(row)
     if not rows:
         raise UserError(f'{path} holds no trajectories')
@@ -69,14 +68,50 @@ def check_task(row: dict[str, Any], where: str) -> None:
     for field in ('problem_description', 'ground_truth'):
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise UserError(f'{where}: {field} is {"missing" if field not in row else "no text"}')
+    spec = row.get('spec')
+    if spec is not None and not (isinstance(spec, dict) and isinstance(spec.get('family', ''), str)):
+        raise UserError(f'{where}: spec is no object with a family')
     if domain_of(row) == 'frontend':
         return
     calls = row.get('test_cases')
     if not isinstance(calls, dict) or not calls or not all(isinstance(call, str) for call in calls.values()):
         raise UserError(f'{where}: test_cases is no table of calls, such as {{"test1": "f(1)"}}')
-    spec = row.get('spec')
-    if spec is not None and not (isinstance(spec, dict) and isinstance(spec.get('slots'), list)):
+    if spec is not None and not isinstance(spec.get('slots'), list):
         raise UserError(f'{where}: spec has no slots')
+    for number, slot in enumerate(spec['slots'] if spec else ()):
+        wrong = next(
+            (name for name, fits in _SLOT.items() if not isinstance(slot, dict) or not fits(slot.get(name))), ''
+        )
+        if wrong or 'value' not in slot:
+            raise UserError(f'{where}: slot {number} of spec has no {wrong or "value"}')
+
+
+_SLOT = {
+    'name': lambda name: isinstance(name, str),
+    'questions': lambda texts: isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts),
+    'answer': lambda text: isinstance(text, str),
+    'hidden': lambda hidden: isinstance(hidden, bool),
+}
+
+
+def _check_trajectory(row: dict[str, Any], where: str) -> None:
+    """Raises UserError, which begins with `where`, for what is no talk, or no grade of it."""
+    turns = row.get('dialogue_history')
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) and 'role' in turn for turn in turns):
+        raise UserError(f'{where}: dialogue_history is no list of turns')
+    for number, turn in enumerate(turns):
+        if turn['role'] not in ('user', 'assistant'):
+            raise UserError(f'{where}: turn {number} has neither the role user nor assistant')
+        if not isinstance(turn.get('content'), str):
+            raise UserError(f'{where}: turn {number} has no content that is a text')
+    for name in ('answer', *(name for name in ('agent', 'grader', 'similarity', 'failed') if name in row)):
+        if not isinstance(row.get(name), str):
+            raise UserError(f'{where}: {name} is no text')
+    reward, errors = row.get('reward', 0), row.get('errors', [])
+    if type(reward) not in (int, float) or not 0 <= reward <= 1:
+        raise UserError(f'{where}: reward is no number between 0 and 1')
+    if not isinstance(errors, list) or not all(why is None or isinstance(why, str) for why in errors):
+        raise UserError(f'{where}: errors is no list of texts')
 
 
 def domain_of(task: dict[str, Any]) -> str:

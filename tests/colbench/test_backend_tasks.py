@@ -1,6 +1,7 @@
 """Generated tasks keep every proof, each proof can fail, and files say where they are broken."""
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from colbench_jax.grader.inside import screen
 from colbench_jax.grader.pool import Job, Pool
 from colbench_jax.tasks import files
 from colbench_jax.tasks.backend import generate, proofs
+from colbench_jax.tasks.backend.family import Slot
 from colbench_jax.tasks.backend.program import bundle, specialise
 from core_jax.errors import UserError
 
@@ -114,6 +116,11 @@ def test_restricted_dialogues_are_short(made):
             assert all(slot['name'] in task['problem_description'].split('Open: ')[1] for slot in asked)
 
 
+def test_one_jail_proves_as_well(made):
+    with Pool(1) as single:
+        assert list(generate.generate(single, 2)) == made['full', 'train'][:2]
+
+
 def test_hidden_slots_and_leaks_can_be_chosen(pool):
     tasks = list(generate.generate(pool, 4, grammar='restricted', hidden=(2, 2), leak=0.0))
     assert all(sum(slot['hidden'] for slot in task['spec']['slots']) == 2 for task in tasks)
@@ -123,8 +130,8 @@ def test_hidden_slots_and_leaks_can_be_chosen(pool):
 # Each proof fails where it should
 
 
-def run(pool, source, calls=('f(1)', 'f(2)'), jail=0):
-    return pool.run(Job((source,), calls), jail).values[0]
+def run(pool, source, calls=('f(1)', 'f(2)'), jail='grades'):
+    return pool.run(Job((source,), calls, jail=jail)).values[0]
 
 
 def test_a_reference_that_is_undefined_is_refused(pool):
@@ -134,10 +141,9 @@ def test_a_reference_that_is_undefined_is_refused(pool):
 
 
 def test_a_reference_that_depends_on_the_hash_seed_is_refused(pool):
-    assert pool.hello[0]['hash'] != pool.hello[1]['hash']
     for body, refused in (('list({"a", "b", "c", "d", "e", "f", "g", "h"})', True), ('sorted({"b", "a"})', False)):
         source = f'def f(x):\n    return {body}'
-        found = proofs.is_deterministic(run(pool, source, jail=0), run(pool, source, jail=1))
+        found = proofs.is_deterministic(run(pool, source), run(pool, source, jail='again'))
         assert (found is not None) == refused
 
 
@@ -162,6 +168,15 @@ def test_a_description_that_tells_is_refused():
     assert 'value of weights' in proofs.tells_nothing('Weights 3.', literals)
 
 
+def test_what_an_answer_spells_out_is_a_literal():
+    told = Slot(
+        'top', (None, 1, 'name', 'by'), ('Which?',), {None: 'all.', 1: 'first 1.', 'name': "by 'name'.", 'by': 'by.'}
+    )
+    assert [told.literals(value) for value in told.values] == [[], ['1'], ["'name'"], []]
+    told = Slot('top', (0, 1), ('Which?',), {0: 'after 10.', 1: 'one.'})
+    assert not told.literals(0) and not told.literals(1)
+
+
 def test_drafts_that_fail_are_counted(pool):
     rejected: Counter = Counter()
     list(generate.generate(pool, 5, rejected=rejected, seed=3))
@@ -173,13 +188,15 @@ def test_what_cannot_be_generated_is_said(pool):
         next(generate.generate(pool, 1, split='trian'))
     with pytest.raises(UserError, match="did you mean 'restricted'"):
         next(generate.generate(pool, 1, grammar='restrict'))
-    with Pool(1) as single, pytest.raises(UserError, match='two jails'):
-        next(generate.generate(single, 1))
 
 
 # Files
 
 GOOD = {'problem_description': 'Write f.', 'ground_truth': 'def f(x):\n    return x', 'test_cases': {'test1': 'f(1)'}}
+
+
+SLOT = {'name': 'limit', 'questions': ['Which?'], 'answer': 'It is 3.', 'hidden': True, 'value': 3}
+PLAYED = {'task': GOOD, 'dialogue_history': [], 'answer': ''}
 
 
 def test_files_come_back_as_they_were(tmp_path):
@@ -200,7 +217,13 @@ def test_files_come_back_as_they_were(tmp_path):
         ('{"a": 1}', 'problem_description is missing'),
         (json.dumps(GOOD | {'ground_truth': 3}), 'ground_truth is no text'),
         (json.dumps(GOOD | {'test_cases': ['f(1)']}), 'test_cases is no table'),
-        (json.dumps(GOOD | {'spec': 1}), 'spec has no slots'),
+        (json.dumps(GOOD | {'spec': 1}), 'spec is no object'),
+        (json.dumps(GOOD | {'spec': {}}), 'spec has no slots'),
+        (json.dumps(GOOD | {'spec': {'slots': [], 'family': [1]}}), 'spec is no object with a family'),
+        (json.dumps(GOOD | {'spec': {'slots': [{}]}}), 'slot 0 of spec has no name'),
+        (json.dumps(GOOD | {'spec': {'slots': [SLOT | {'questions': []}]}}), 'slot 0 of spec has no questions'),
+        (json.dumps(GOOD | {'spec': {'slots': [SLOT, SLOT | {'answer': 3}]}}), 'slot 1 of spec has no answer'),
+        (json.dumps({'problem_description': 'p', 'ground_truth': '<p>', 'spec': 3}), 'spec is no object'),
         ('[' * 100_000, 'is damaged'),
     ],
 )
@@ -231,6 +254,18 @@ def test_broken_trajectories(tmp_path):
         ({}, 'no task'),
         ({'task': GOOD, 'dialogue_history': 3}, 'no list of turns'),
         ({'task': GOOD, 'dialogue_history': []}, 'answer is no text'),
+        (PLAYED | {'dialogue_history': [{'role': 'user'}]}, 'turn 0 has no content'),
+        (PLAYED | {'dialogue_history': [{'role': 'user', 'content': ['a']}]}, 'turn 0 has no content'),
+        (PLAYED | {'dialogue_history': [{'role': 'agent', 'content': 'a'}]}, 'turn 0 has neither the role'),
+        (PLAYED | {'agent': {}}, 'agent is no text'),
+        (PLAYED | {'agent': 3}, 'agent is no text'),
+        (PLAYED | {'similarity': {}}, 'similarity is no text'),
+        (PLAYED | {'grader': 1}, 'grader is no text'),
+        (PLAYED | {'errors': 'x'}, 'errors is no list'),
+        *(
+            (PLAYED | {'reward': reward}, 'reward is no number between')
+            for reward in ('high', None, True, 7.5, -1, math.nan)
+        ),
     ):
         path.write_text(json.dumps(row) + '\n')
         with pytest.raises(UserError, match=f'line 1: .*{complaint}'):

@@ -5,9 +5,11 @@ import json
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from test_endpoint import server
 
 from colbench_jax import __main__ as commands
 from colbench_jax import report
@@ -58,7 +60,7 @@ def test_from_tasks_to_a_report(tmp_path, capsys):
     assert commands.main(words) == 0
     rows = files.read_trajectories(commands.PLAYED)
     assert [row['task'] for row in rows] == tasks * 2
-    assert all(set(row) == {'task', 'dialogue_history', 'answer', 'agent', 'reward'} for row in rows)
+    assert all(set(row) == {'task', 'dialogue_history', 'answer', 'agent', 'seed', 'reward', 'grader'} for row in rows)
     assert any(rows[k]['dialogue_history'] != rows[k + 6]['dialogue_history'] for k in range(6))
     for mode in ('strict', 'lenient', 'compat'):
         assert commands.main(['grade', f'--mode={mode}', f'--out={mode}.jsonl']) == 0
@@ -71,6 +73,12 @@ def test_from_tasks_to_a_report(tmp_path, capsys):
     success = summary['metrics']['success/careless']
     assert success['n'] == 12 and success['low'] <= success['value'] <= success['high']
     assert (tmp_path / 'told' / 'report.md').read_text().startswith('| |')
+    assert summary['command'] == 'python -m colbench_jax report --out=told' and summary['grader'] == 'strict'
+    with pytest.raises(UserError, match='summary.json is there already; give --overwrite'):
+        commands.main(['report', '--out=told'])
+    assert commands.main(['report', '--trajectories=compat.jsonl', '--out=told', '--overwrite']) == 0
+    assert '| | success % (compat) | tests passed % (compat) | turns | n |' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'told' / 'summary.json').read_text())['grader'] == 'compat'
 
 
 def test_without_flags_the_agents_are_compared(capsys):
@@ -92,6 +100,94 @@ def test_original_files_load_and_are_graded(capsys):
     files.write_lines('original.jsonl', rows)
     assert commands.main(['report', '--trajectories=original.jsonl']) == 0
     assert '| agent | 50.0 (' in capsys.readouterr().out
+
+
+ROW = {
+    'task': {
+        'problem_description': 'Double it.',
+        'ground_truth': 'def f(x):\n    return 2 * x',
+        'test_cases': {'test1': 'f(1)', 'test2': 'f(2)'},
+    },
+    'dialogue_history': [],
+    'answer': 'def f(x):\n    return 2 * x',
+}
+
+
+def test_refused_answers_are_said(capsys):
+    bad = [ROW | {'answer': f'import os\ndef f(x):\n    return {k}'} for k in range(2)]
+    files.write_lines('some.jsonl', [ROW, *bad, ROW | {'answer': 'def f(x):\n    return 1 / 0'}])
+    assert commands.main(['grade', '--trajectories=some.jsonl', '--out=out.jsonl']) == 0
+    assert '2 answers refused: import of os 2x\n' in capsys.readouterr().out
+    rows = files.read_trajectories('out.jsonl')
+    assert [row.get('errors') for row in rows] == [
+        None,
+        *[['refused: import of os (line 1)'] * 2] * 2,
+        ['ZeroDivisionError'] * 2,
+    ]
+    assert commands.main(['report', '--trajectories=out.jsonl']) == 0
+    assert '2 answers refused: import of os 2x\n' in capsys.readouterr().out
+
+
+def test_only_what_has_no_reward_is_graded_by_a_report(capsys):
+    files.write_lines('some.jsonl', [ROW | {'reward': 0.5}, ROW])
+    assert commands.main(['report', '--trajectories=some.jsonl']) == 0
+    said = capsys.readouterr().out
+    assert '1 of 2 trajectories have no reward' in said and '| agent | 50.0 (' in said and '| 75.0 |' in said
+    files.write_lines('mixed.jsonl', [ROW | {'reward': 0.5, 'grader': 'compat'}, ROW])
+    with pytest.raises(UserError, match='rewards by compat and by strict; grade them anew'):
+        commands.main(['report', '--trajectories=mixed.jsonl'])
+
+
+def test_half_a_character_stays_what_it_is(capsys):
+    turn = {'role': 'user', 'content': 'a \ud83d'}
+    files.write_lines('some.jsonl', [ROW | {'dialogue_history': [turn], 'answer': '# \ud83d\n' + ROW['answer']}])
+    assert commands.main(['grade', '--trajectories=some.jsonl', '--out=out.jsonl']) == 0
+    (row,) = files.read_trajectories('out.jsonl')
+    assert row['dialogue_history'] == [turn] and row['answer'].startswith('# \ud83d')
+
+
+def test_a_file_of_tasks_is_cut_to_the_count(capsys):
+    assert commands.main(['generate', '--count=3', '--grammar=restricted', '--out=t.jsonl']) == 0
+    assert commands.main(['rollout', '--tasks=t.jsonl', '--count=2']) == 0
+    assert len(files.read_trajectories(commands.PLAYED)) == 2
+
+
+@pytest.mark.parametrize(
+    'url,said',
+    [
+        ('http://127.0.0.1:9/v1', 'cannot be reached: .*refused'),
+        ('failing', 'gave no reply that can be used: status 500'),
+    ],
+)
+def test_an_endpoint_that_is_dead_or_fails_for_ever_leaves_no_file(tmp_path, url, said):
+    assert commands.main(['generate', '--count=2', '--grammar=restricted', '--out=t.jsonl']) == 0
+    with server((500, b'')) as (failing, _), pytest.raises(UserError, match=said):
+        url = failing if url == 'failing' else url
+        commands.main(['rollout', '--tasks=t.jsonl', f'--human={url}', '--turns=2', '--retries=0', '--out=out.jsonl'])
+    assert not (tmp_path / 'out.jsonl').exists()
+
+
+def test_an_interrupt_leaves_a_silent_endpoint(tmp_path, monkeypatch):
+    """One episode is interrupted while the other waits for a server that says nothing."""
+    assert commands.main(['generate', '--count=2', '--grammar=restricted', '--out=t.jsonl']) == 0
+
+    def interrupted(items, count, what):
+        while what == 'episodes' and not seen:
+            time.sleep(0.01)
+        if what == 'episodes':
+            raise KeyboardInterrupt
+        return items
+
+    monkeypatch.setattr(commands, '_progress', interrupted)
+    before = set(threading.enumerate())
+    with server(lambda handler, done: done.wait(30)) as (url, seen):
+        began = time.monotonic()
+        with pytest.raises(UserError, match='interrupted'):
+            commands.main(['rollout', '--tasks=t.jsonl', f'--human={url}', '--timeout=30', '--out=out.jsonl'])
+        while any(t.name.startswith('ThreadPool') for t in set(threading.enumerate()) - before):
+            assert time.monotonic() - began < 10
+            time.sleep(0.01)
+    assert not (tmp_path / 'out.jsonl').exists()
 
 
 def test_a_person_plays_the_agent(monkeypatch, capsys):
@@ -133,6 +229,14 @@ def test_a_talk_that_ends_early(monkeypatch):
         (['rollout', '--human=ftp://x'], 'is no address of a server'),
         (['rollout', '--tasks=none.jsonl'], 'cannot read none.jsonl'),
         (['rollout', '--tasks=taken'], 'taken, line 1 is damaged'),
+        (['rollout', '--tasks=taken', '--grammar=full'], '--grammar is for tasks that are made now'),
+        (['rollout', '--tasks=taken', '--hidden=2:3'], '--hidden is for tasks that are made now'),
+        (['play', '--tasks=taken', '--split=test'], '--split is for tasks that are made now'),
+        (['play', '--tasks=taken', '--leak=0.5'], '--leak is for tasks that are made now'),
+        (['generate', '--domain=frontend', '--grammar=restricted'], '--grammar is for programs'),
+        (['rollout', '--human=http://localhost:80x/v1'], 'is no address of a server'),
+        (['rollout', '--timeout=0'], '--timeout must be above 0'),
+        (['rollout', '--retries=-1'], '--retries at least 0'),
         (['rollout', '--repeat=0'], 'at least 1'),
         (['play', '--as=humn'], "did you mean 'human'"),
         (['play', '--count=1', '--number=1'], 'between 0 and 0'),

@@ -128,14 +128,21 @@ def test_what_fails_for_ever_is_no_response_and_counted():
         person = human(url)
         assert person.reply(TASK, DIALOGUE) == NO_RESPONSE
     assert len(seen) == 3 and person.report()['errors'] == 1 and person.report()['error_rate'] == 1.0
-    gone = human(url, retries=1)
+    with server((200, completion('Yes.'))) as (url, seen):
+        gone = human(url, retries=1)
+        gone.reply(TASK, DIALOGUE)
     assert gone.reply(TASK, DIALOGUE) == NO_RESPONSE and gone.counts['errors'] == 1  # nobody listens any more
+    with pytest.raises(UserError, match='cannot be reached: .*refused'):
+        human(url, retries=1).reply(TASK, DIALOGUE)  # nor ever did
 
 
 def test_a_server_that_hangs_is_left():
-    with server(lambda handler, done: done.wait(20)) as (url, _):
+    with server((200, completion('Yes.')), lambda handler, done: done.wait(20)) as (url, _):
         person, began = human(url, timeout=0.2, retries=1), time.monotonic()
+        person.reply(TASK, DIALOGUE)
         assert person.reply(TASK, DIALOGUE) == NO_RESPONSE
+        with pytest.raises(UserError, match='cannot be reached: no answer within 0.1 s'):
+            human(url, timeout=0.1, retries=0).reply(TASK, DIALOGUE)
         assert time.monotonic() - began < 5
 
 
@@ -146,11 +153,41 @@ def drip(handler, done):
         handler.wfile.write(b' ')
 
 
-def test_a_server_that_drips_is_left():
-    with server(drip) as (url, _):
+def drip_header(handler, done):
+    handler.send_response(200)
+    handler.flush_headers()
+    while not done.wait(0.05):
+        handler.wfile.write(b'X-Again: yes\r\n')
+
+
+@pytest.mark.parametrize('slow', (drip, drip_header))
+def test_a_server_that_drips_is_left(slow):
+    with server((200, completion('Yes.')), slow) as (url, _):
         person, began = human(url, timeout=0.3, retries=0), time.monotonic()
+        person.reply(TASK, DIALOGUE)
         assert person.reply(TASK, DIALOGUE) == NO_RESPONSE
         assert time.monotonic() - began < 5
+
+
+def test_who_is_stopped_leaves_at_once():
+    with server(lambda handler, done: done.wait(20)) as (url, seen):
+        person, began, said = human(url, timeout=20.0, backoff=20.0), time.monotonic(), []
+
+        def ask():
+            try:
+                person.reply(TASK, DIALOGUE)
+            except UserError as error:
+                said.append(str(error))
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while len(seen) < 2 and time.monotonic() < began + 10:
+            time.sleep(0.01)
+        person.stop()
+        for thread in threads:
+            thread.join(10)
+        assert said == ['the talk was broken off'] * 2 and time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize('status', (401, 403, 404))
@@ -162,7 +199,7 @@ def test_what_no_retry_mends_is_said(status):
 
 
 def test_an_address_that_is_none():
-    for url in ('localhost:8000/v1', 'ftp://x/v1', ''):
+    for url in ('localhost:8000/v1', 'ftp://x/v1', '', 'http://x:80x/v1', 'http://x:99999/v1', 'http://x y/v1'):
         with pytest.raises(UserError, match='is no address of a server'):
             OpenAICompatible(url, 'm')
 
@@ -179,3 +216,16 @@ def test_what_is_a_leak():
     assert leaks('def f(rows): total = 0', source) and leaks('```\nx\n```', source)
     assert not leaks('The total of the price of all rows, please. With none, return 0.', source)
     assert not leaks("The key is 'price' and I want the total.", source)
+    assert leaks('It is "total += row[\'price\'] for each"', source) and leaks(f'"{" ".join(source.split())}"', source)
+    assert leaks("It's for row in rows: total += row['price'], don't you see", source)
+    noted = (
+        'def f(x):\n    """Give the total price of all the orders."""\n    # skip those not yet paid for\n    return x'
+    )
+    assert not leaks('It should Give the total price of all the orders, skip those not yet paid for.', noted)
+    spoken = 'def f(x):\n    return "Your order has been shipped today" + x'
+    assert not leaks('It says "Your order has been shipped today" then x.', spoken)
+
+
+def test_half_a_character_is_replaced():
+    with server((200, b'{"choices": [{"message": {"content": "Yes \\ud83d."}}]}')) as (url, _):
+        assert human(url).reply(TASK, DIALOGUE) == 'Yes ?.'

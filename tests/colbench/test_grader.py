@@ -1,5 +1,6 @@
 """Right answers score 1 in whatever shape they come; the released grader's scores are had in `compat`."""
 
+import decimal
 import json
 import math
 import pathlib
@@ -106,6 +107,53 @@ def test_a_call_that_hangs_costs_that_call_alone(graders):
     assert grade.reward == 0.9 and grade.errors[2] == 'OutOfTime'
 
 
+@pytest.mark.parametrize('mode', ('strict', 'compat'))
+def test_calls_that_hang_cost_no_more_than_themselves(pool, mode):
+    """Four of ten, with the limits in total as they come; six of ten where the first are right."""
+    grader = Grader(mode, pool=pool, limits=Limits(call_seconds=0.1))
+    task = task_of('def f(x):\n    return x', [f'f({k})' for k in range(10)])
+    assert grader.grade(task, 'def f(x):\n    while x < 4:\n        pass\n    return x').reward == 0.6
+    assert grader.grade(task, 'def f(x):\n    while x > 3:\n        pass\n    return x').reward == 0.4
+    assert Limits().of(10) == Limits(cpu_seconds=12, deadline=30.0)
+
+
+def test_verdicts_before_the_end_count_in_compat(graders):
+    """The jail is killed on the third call."""
+    task = task_of('def f(x):\n    return x', [f'f({k})' for k in range(4)])
+    answer = 'def f(x):\n    while x == 2:\n        try:\n            while True:\n                pass\n'
+    answer += '        except BaseException:\n            pass\n    return x'
+    assert graders['compat'].grade(task, answer).reward == 0.5
+
+
+def test_no_call_sees_what_another_left(graders):
+    task = task_of('def f(x, seen=[]):\n    seen.append(x)\n    return sum(seen)', ['f(1)', 'f(2)'])
+    for mode in ('strict', 'compat'):
+        assert graders[mode].grade(task, 'def f(x):\n    return x').success
+
+
+def test_the_order_of_a_set_is_the_same_for_all(pool):
+    source = 'def f(s):\n    return list(set(s.split()))'
+    task = task_of(source, [f'f("a{k} bb{k} ccc dddd e ff")' for k in range(10)])
+    assert all(Grader(pool=pool).grade_many([(task, source)] * 6)[k].success for k in range(6))
+
+
+MODULES = 'hashlib base64 textwrap uuid csv secrets zoneinfo urllib.parse pprint difflib logging array numpy'.split()
+
+
+def test_references_import_more_than_answers_may(graders):
+    sources = [f'def f(x):\n    import {name}\n    return x' for name in MODULES]
+    pairs = [(task_of(source, ['f(1)']), source) for source in sources]
+    assert all(grade.success for grade in graders['compat'].grade_many(pairs))
+    answer = 'def f(x):\n    return x'
+    assert all(grade.success for grade in graders['strict'].grade_many([(task, answer) for task, _ in pairs[:-1]]))
+
+
+def test_references_that_raise_are_counted_in_compat_too(graders):
+    source = 'def f(x):\n    return 1 / x'
+    grade = graders['compat'].grade(task_of(source, ['f(0)', 'f(1)']), source)
+    assert grade.reward == 0.5 and grade.unusable == 1
+
+
 def test_calls_on_which_the_reference_fails_are_said(graders):
     source = 'def f(x):\n    return 1 / x'
     grade = graders['strict'].grade(task_of(source, ['f(0)', 'f(1)']), source)
@@ -135,6 +183,59 @@ def test_values_are_compared_as_python_does():
     assert not both([1], (1,)) and both([1], (1,), lenient=True) and both([(1, [2])], ([1, (2,)],), lenient=True)
 
 
+def test_numbers_of_all_kinds_are_compared_as_python_does():
+    from decimal import Decimal
+    from fractions import Fraction
+
+    many = Decimal('0.' + '3' * 230 + '1')
+    big = math.factorial(600)
+    for mine, its in (
+        (Decimal('3.00'), Decimal('3.0')),
+        (Decimal(3), 3),
+        (Fraction(1, 2), 0.5),
+        (Decimal('0.5'), Fraction(1, 2)),
+        (complex(1, 0), 1),
+        (complex(0.1 + 0.2, 1), complex(0.3, 1)),
+        (Decimal('NaN'), math.nan),
+        (many, many),
+        (big, big),
+        (-big, -big),
+        ({Decimal('3.0'): 1}, {3: 1}),
+        ({Fraction(1, 2), 7}, {0.5, 7.0}),
+        (Decimal('1E+999999'), Decimal('1E+999999')),
+    ):
+        assert both(mine, its) and both(its, mine)
+    for mine, its in (
+        (many, many + Decimal('1E-231')),
+        (Decimal('0.1'), Fraction(1, 3)),
+        (Fraction(10**250 + 1, 7), Fraction(10**250 + 8, 7)),
+        (big, big + 1),
+        (big, float('inf')),
+        ({0: 1}, {2**61 - 1: 1}),
+        ({0}, {2**61 - 1}),
+        (complex(1, 1), 1),
+        (Decimal('1E+999999'), 1.0),
+    ):
+        with decimal.localcontext(prec=400):
+            assert not both(mine, its) and not both(its, mine)
+    for value in (['D', 'sNaN'], ['D', 'x'], ['F', [['i', '1'], ['i', '0']]], ['c', [['i', '1']]], ['i', '0x1']):
+        assert not well_formed(value)
+
+
+def test_plain_data_under_other_names():
+    import collections
+
+    point = collections.namedtuple('P', 'a b')(1, [2])
+    assert both(point, (1, [2])) and both(range(0, 5, 2), range(0, 6, 2)) and both(range(0), range(3, 1))
+    assert both({1: 2}.keys(), {1}) and both({1: 2}.items(), {(1, 2)}) and both(range(4, 5), range(4, 6, 9))
+    assert not both(range(3), [0, 1, 2]) and not both(range(3), range(4)) and not both(point, [1, [2]])
+
+
+def test_calls_may_each_give_a_long_value(graders):
+    task = task_of('def f(x):\n    return list(range(x))', [f'f({4_900 + k})' for k in range(10)])
+    assert graders['strict'].grade(task, 'def f(x):\n    return list(range(x))').success
+
+
 def test_what_is_no_plain_data_does_not_leave():
     class Text(str):
         pass
@@ -144,7 +245,7 @@ def test_what_is_no_plain_data_does_not_leave():
 
     loop: list = []
     loop.append(loop)
-    for value in (Text('a'), Number(1), object(), loop, 1 << 5_000, list(range(6_000)), 'x' * 30_000, len, int):
+    for value in (Text('a'), Number(1), object(), loop, 1 << 100_000, list(range(6_000)), 'x' * 30_000, len, int):
         with pytest.raises(tagged.CannotLeave):
             tagged.encode(value)
 
@@ -173,6 +274,10 @@ def test_rows_that_are_no_rows_are_passed_over():
 
 def test_code_is_taken_out_of_its_fence():
     assert program_of('a\n```python\nx = 1\n```\nb') == 'x = 1' == program_of('```\nx = 1\n```') == program_of('x = 1')
+    for fence in ('```py', '```Python', '``` python', '```python3 ', '```PY\r'):
+        assert program_of(f'Here:\n{fence}\nx = 1\n```') == 'x = 1'
+    assert program_of('Do\n```\npip install x\n```\nthen\n```python\nx = 1\n```') == 'x = 1'
+    assert program_of('```\npython = 3\n```') == 'python = 3' and program_of('```python x = 1```').strip() == 'x = 1'
 
 
 def test_references_run_once_and_are_kept(pool, tmp_path):
@@ -197,10 +302,10 @@ def test_an_unknown_mode_has_a_nearest_one():
 
 def test_a_broken_jail_is_replaced(pool):
     job = Job(('def f():\n    return 1',), ('f()',))
-    pool._jails[0].process.kill()
-    pool._jails[0].process.wait()
-    assert pool.run(job, 0).end == 'the jail broke'
-    assert pool.run(job, 0).values == [[['i', '1']]]
+    pool.jails[0].process.kill()
+    pool.jails[0].process.wait()
+    assert pool.run(job).end == 'the jail broke'
+    assert pool.run(job).values == [[['i', '1']]]
 
 
 @pytest.mark.slow
@@ -209,7 +314,7 @@ def test_a_hundred_gradings_a_second(pool):
     grader, task = Grader(pool=pool, limits=Limits()), task_of(AREA, CALLS)
 
     def spent():
-        stats = [pathlib.Path(f'/proc/{jail.process.pid}/stat').read_text() for jail in pool._jails]
+        stats = [pathlib.Path(f'/proc/{jail.process.pid}/stat').read_text() for jail in pool.jails]
         fields = [text.rsplit(') ', 1)[1].split()[11:15] for text in stats]
         return time.process_time() + sum(int(field) for row in fields for field in row) / 100
 

@@ -32,7 +32,9 @@ def test_from_tasks_to_a_report(tmp_path, capsys):
     assert 'careless: fallback (no pictures): mean cosine 0.9' in capsys.readouterr().out
     rows = files.read_trajectories(commands.PLAYED)
     assert [row['task'] for row in rows] == tasks * 2
-    assert all(set(row) == {'task', 'dialogue_history', 'answer', 'agent', 'reward', 'similarity'} for row in rows)
+    assert all(
+        set(row) == {'task', 'dialogue_history', 'answer', 'agent', 'seed', 'reward', 'similarity'} for row in rows
+    )
     assert commands.main(['grade', FALLBACK, '--out=again.jsonl']) == 0
     assert files.read_trajectories('again.jsonl') == rows
     assert commands.main(['report', '--out=told']) == 0

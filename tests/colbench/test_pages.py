@@ -94,10 +94,41 @@ def test_a_document_asks_for_nothing():
     assert made.startswith('<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"')
 
 
+@pytest.mark.parametrize(
+    'html,kept,gone',
+    [
+        ('<p>a</p><!-- <script> --><p>b</p>', '<p>b</p>', 'script'),
+        ('<p>a</p><!-- <img src="http://x/y"> --><p>b</p>', '<p>b</p>', 'http://x'),
+        ('<!--><p>b</p><!--->c', '<p>b</p>c', '<!--'),
+        ('<script>"<!--"</script><p>b</p>', '<p>b</p>', '<!--'),
+        ('<style><!-- p{color:red} --></style><p>b</p>', 'color:red', 'script'),
+        ('<img alt="a > b" src="http://x/y.png"><p>b</p>', '<p>b</p>', 'http://x'),
+        ('<meta title="<" http-equiv="refresh" content="0;url=//x"><p>b</p>', '<p>b</p>', 'refresh'),
+        ('<p>b</p><!-- never ends <p>', '<p>b</p>', 'never'),
+    ],
+)
+def test_what_only_looks_like_a_tag_or_a_comment(html, kept, gone):
+    made = document(html).split('</style>', 1)[1]
+    assert kept in made and gone not in made
+    assert 'b' in parse(html).text()
+
+
 def test_hostile_pages_take_no_longer_than_others():
     """A quarter of a million characters each, of what would be tried over and over."""
     began = time.process_time()
-    for text in ('<meta ', '<img ', '<html ', '<script', 'class=', 'url(', '<img src="', "class='"):
+    for text in (
+        '<meta ',
+        '<img ',
+        '<html ',
+        '<script',
+        'class=',
+        'url(',
+        '<img src="',
+        "class='",
+        '<!--',
+        '<style',
+        '<img "',
+    ):
         html = text * (250_000 // len(text))
         document(html)
         snippet_of(html)

@@ -1,16 +1,18 @@
-"""The process that answers run in children of: started as `python -I -S zygote.py`, warm, forked once for every job.
+"""The process that answers run in children of: started by pool.py, warm, forked once for every job.
 
-It reads jobs from stdin and writes what came of them to stdout, each as 4 bytes of length and JSON, until a length of
-0 dismisses it. It never runs an answer itself. A job:
-{"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool, "limits": {}}.
+Jobs come on stdin and what came of them goes to stdout, each as 4 bytes of length and JSON, until a length of 0
+dismisses it. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool, "limits": {}}.
 What comes back: {"rows": text}, where the text is what the child wrote, which may be forged, and {"end": how it ended}.
-The child holds nothing worth stealing: no reference output, one pipe, no files, no rights, no network.
+
+This process never runs an answer, and never reads a job or what came of one: for each it forks a supervisor, which
+reads the job, forks the child that runs it, answers and ends. So the memory that a child inherits holds its own job and
+no trace of any other, the reference's outputs among them; and it has one pipe, no files, no rights, no network.
 """
 
-from __future__ import annotations
-
+# No `from __future__` in this file: compile and exec would hand it on to what they are given.
 import builtins
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -18,6 +20,8 @@ import select
 import signal
 import sys
 import time
+import types
+import typing
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import screen  # noqa: E402
@@ -33,7 +37,13 @@ import encodings.idna  # noqa: E402, F401
 for _name in (*sorted(screen.MODULES), 'collections.abc', 'random', 'dataclasses', 'enum', 'copy', 'operator', 'time'):
     __import__(_name)
 
-MOST_BYTES = 400_000  # of what a child may say
+MORE = (  # that references import
+    'abc array base64 binascii calendar cmath contextlib '
+    'csv difflib hashlib html inspect io ipaddress locale logging numbers pathlib pprint secrets shlex struct textwrap '
+    'traceback types unicodedata urllib.parse uuid warnings zlib zoneinfo'
+).split()
+SERVED, DISMISSED, GONE = 0, 3, 4  # how a supervisor ends: after a job, told to end, the other side is no more
+MOST_BYTES = 400_000  # of what a child may say about one call
 LANGUAGE = frozenset(  # built-ins that an answer sees
     name for name in dir(builtins) if not name.startswith('_') and name not in screen._NAMES and name != 'license'
 )
@@ -70,23 +80,63 @@ class Nowhere:
         pass
 
 
+# What reads an attribute, or evaluates a text, whose name an answer may compute.
+_WITHHELD = {'string': ('Formatter',), 'typing': ('get_type_hints', 'evaluate_forward_ref', 'ForwardRef')}
+
+
+def _copy(name: str, **more) -> types.SimpleNamespace:
+    """A module as answers see it: its public names, and no module among them. It has no name by which Python would
+    look for a module that is not in it."""
+    module = sys.modules[name]
+    names = getattr(module, '__all__', None) or [name for name in vars(module) if not name.startswith('_')]
+    found = {each: getattr(module, each) for each in names if each not in _WITHHELD.get(name, ())}
+    return types.SimpleNamespace(
+        **{each: value for each, value in found.items() if not isinstance(value, types.ModuleType)} | more
+    )
+
+
+def _update_wrapper(wrapper, wrapped):
+    return functools.update_wrapper(wrapper, wrapped)
+
+
+def _wraps(wrapped):
+    return functools.wraps(wrapped)
+
+
+COPIES = {name: _copy(name) for name in screen.MODULES} | {
+    'collections': _copy('collections', abc=_copy('collections.abc')),
+    'json': _copy('json', decoder=_copy('json.decoder')),
+    # Theirs copy attributes of any name, such as __globals__.
+    'functools': _copy('functools', update_wrapper=_update_wrapper, wraps=_wraps),
+}
+
+
 def _import(name, globals=None, locals=None, fromlist=(), level=0):
-    if level or name.partition('.')[0] not in screen.MODULES:
+    if name == '_strptime':  # datetime asks for it, and takes it from elsewhere
+        return None
+    if level or name not in (*COPIES, 'collections.abc'):
         raise ImportError(f'{name} may not be imported')
-    return __import__(name, {}, {}, fromlist, 0)
+    top = COPIES[name.partition('.')[0]]
+    return top.abc if '.' in name and fromlist else top
 
 
-def _namespace() -> dict:
-    safe = {name: getattr(builtins, name) for name in LANGUAGE}
-    safe |= {'__import__': _import, '__build_class__': builtins.__build_class__, '__name__': 'builtins'}
-    return {'__name__': 'answer', '__builtins__': safe}
+SAFE = {name: getattr(builtins, name) for name in LANGUAGE}
+SAFE |= {'__import__': _import, '__build_class__': builtins.__build_class__, '__name__': 'builtins'}
 
 
-def _timed(seconds: float, code, *spaces):
-    """The value of compiled `code`. Raises OutOfTime after `seconds` of CPU (not of wall: the machine may be busy)."""
+def _value(seconds: float, program, call, screened: bool):
+    """What compiled `call` gives in a namespace that compiled `program` has filled.
+
+    Raises OutOfTime after `seconds` of CPU (not of wall: the machine may be busy).
+    """
+    space = {'__name__': 'answer'}
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        return eval(code, *spaces)
+        for code in (program, call):
+            if screened:
+                space['__builtins__'] = SAFE
+            found = eval(code, space)
+        return found
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
@@ -98,17 +148,21 @@ def _say(row) -> None:
 
 
 def run(job: dict) -> None:
-    """In the child: every call of every program, a row for each: [program, call, tagged value] or [.., null, why]."""
+    """In the child: every call of every program, a row for each: [program, call, tagged value] or [.., null, why].
+
+    Each call has a namespace of its own, so that none sees what another left.
+    """
     seconds = job['limits']['call_seconds']
     calls = [_compiled(call, job['screen']) for call in job['calls']]
+    if job['screen']:
+        typing.get_type_hints = None  # evaluates texts; functools asks for it
     for place, source in enumerate(job['programs']):
         why = screen.refusal(source) if job['screen'] else None
         if why:
             _say([place, -1, None, f'refused: {why}'])
             continue
-        space = _namespace() if job['screen'] else {'__name__': 'answer'}
         try:
-            _timed(seconds, compile(source, '<answer>', 'exec'), space)
+            program = compile(source, '<answer>', 'exec')
         except BaseException as error:
             _say([place, -1, None, type(error).__name__[:60]])
             continue
@@ -116,7 +170,7 @@ def run(job: dict) -> None:
             try:
                 if call is None:
                     raise SyntaxError
-                row = [place, number, tagged.encode(_timed(seconds, call, space)), None]
+                row = [place, number, tagged.encode(_value(seconds, program, call, job['screen'])), None]
             except tagged.CannotLeave as error:
                 row = [place, number, None, str(error)[:100]]
             except BaseException as error:
@@ -134,30 +188,36 @@ def _compiled(call: str, screened: bool):
 def run_compat(job: dict) -> None:
     """In the child, with the released grader's semantics: reference and answer in one process, `==` between them.
 
-    Definitions go to a local namespace that is not the functions' global one, which is why imports, helpers and
-    recursion fail; the reference is within reach of the answer; a reference value of None never counts.
+    A row for each call as it falls: [call, passed, why the reference has no value there or null]. Definitions go to a
+    local namespace that is not the functions' global one, which is why imports, helpers and recursion fail; the
+    reference is within reach of the answer; a reference value of None never counts.
     """
     reference, answer = job['programs']
-    passed = [False] * len(job['calls'])
     outer = {'__name__': 'grader'}
-    if not any(word in answer for word in BLACKLIST):
-        for number, call in enumerate(job['calls']):
-            try:
-                space: dict = {}
-                exec(reference, outer, space)
-                wanted = eval(call, outer, space)
-                space = {}
-                signal.setitimer(signal.ITIMER_REAL, job['limits']['call_seconds'])
-                exec(answer, outer, space)
-                found = eval(call, outer, space)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                passed[number] = bool(wanted is not None and wanted == found)
-            except BaseException:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-    _say(passed)
+    if any(word in answer for word in BLACKLIST):
+        return
+    for number, call in enumerate(job['calls']):
+        space: dict = {}
+        try:
+            exec(reference, outer, space)
+            wanted = eval(call, outer, space)
+        except BaseException as error:
+            _say([number, False, type(error).__name__[:60]])
+            continue
+        passed = False
+        try:
+            space = {}
+            signal.setitimer(signal.ITIMER_REAL, job['limits']['call_seconds'])
+            exec(answer, outer, space)
+            found = eval(call, outer, space)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            passed = bool(wanted is not None and wanted == found)
+        except BaseException:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        _say([number, passed, None])
 
 
-def child(job: dict, pipe: int, empty: str, uid: int | None) -> None:
+def child(job: dict, pipe: int, empty: str, uid) -> None:
     """Builds the walls around itself, then runs the job. Never returns."""
     status = 1
     try:
@@ -175,6 +235,14 @@ def child(job: dict, pipe: int, empty: str, uid: int | None) -> None:
             walls.die_with_parent()  # a change of user clears it
         walls.only_computing()  # where it cannot be, the other walls stand
         sys.path.clear()
+        for name in (
+            'ctypes',
+            '_ctypes',
+            'walls',
+            'screen',
+            'tagged',
+        ):  # what reads memory, and what the jail is made of
+            sys.modules.pop(name, None)
         (run_compat if job['compat'] else run)(job)
         status = 0
     except BaseException as error:
@@ -186,7 +254,23 @@ def child(job: dict, pipe: int, empty: str, uid: int | None) -> None:
         os._exit(status)
 
 
-def supervise(job: dict, empty: str, uid: int | None) -> dict:
+def serve(requests: int, replies: int, empty: str, uid) -> int:
+    """In the supervisor: one job, and the answer to it but for its last byte, which says that all has ended."""
+    walls.die_with_parent()
+    walls.reap_orphans()
+    head = _read(requests, 4)
+    length = int.from_bytes(head or b'', 'big')
+    body = _read(requests, length) if length else None
+    if not body:
+        return DISMISSED if head and not length else GONE
+    try:
+        _send(replies, supervise(json.loads(body), empty, uid))
+    except BrokenPipeError:
+        return GONE
+    return SERVED
+
+
+def supervise(job: dict, empty: str, uid) -> dict:
     """Forks the child, reads what it says until it ends, the deadline passes or it says too much; then kills it."""
     read, write = os.pipe()
     pid = os.fork()
@@ -194,6 +278,7 @@ def supervise(job: dict, empty: str, uid: int | None) -> dict:
         child(job, write, empty, uid)
     os.close(write)
     said, end, deadline = bytearray(), 'ended', time.monotonic() + job['limits']['deadline']
+    most = MOST_BYTES * max(1, len(job['programs']) * len(job['calls']))
     poll = select.poll()
     poll.register(read, select.POLLIN)
     while True:
@@ -205,7 +290,7 @@ def supervise(job: dict, empty: str, uid: int | None) -> dict:
         said += block
         if not block:
             break
-        if len(said) > MOST_BYTES:
+        if len(said) > most:
             end = 'said too much'
             break
     os.close(read)
@@ -222,7 +307,7 @@ def supervise(job: dict, empty: str, uid: int | None) -> dict:
         end = f'killed by signal {os.WTERMSIG(status)}' if os.WIFSIGNALED(status) else 'failed'
     while _leftovers():
         pass
-    return {'rows': said[:MOST_BYTES].decode('utf-8', 'replace'), 'end': end}
+    return {'rows': said[:most].decode('utf-8', 'replace'), 'end': end}
 
 
 def _leftovers() -> bool:
@@ -244,8 +329,13 @@ def main() -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     os.close(nothing)
-    walls.reap_orphans()
-    empty = sys.argv[1]
+    empty, kind, *folders = sys.argv[1:]  # folders: of numpy
+    sys.path[:0] = folders
+    for name in (*(MORE if kind in ('references', 'compat') else ()), *(['numpy'] if folders else [])):
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    del sys.path[: len(folders)]
+    os.environ.clear()
     uid = walls.usable_uid(os.getpid(), empty)
     built = {
         'no_new_privs': walls.no_new_rights(),
@@ -256,27 +346,34 @@ def main() -> None:
     built['system_calls'] = walls.succeeds(walls.keeps_to_computing)
     gc.freeze()  # the collector of a child leaves the shared pages alone
     _send(replies, {'walls': built, 'uid': uid, 'hash': hash('colbench')})
-    dismissed = False
-    try:
-        while not dismissed and (head := _read(requests, 4)):
-            length = int.from_bytes(head, 'big')
-            dismissed = length == 0
-            if length and (body := _read(requests, length)):
-                _send(replies, supervise(json.loads(body), empty, uid))
-    finally:
-        if not dismissed:  # the parent was killed and could not tidy up
-            with contextlib.suppress(OSError):
-                os.rmdir(empty)
+    waiting, status = select.poll(), SERVED
+    waiting.register(requests, select.POLLIN)
+    with contextlib.suppress(BrokenPipeError):
+        while status == SERVED:
+            os.write(replies, b'\n')
+            waiting.poll()
+            pid = os.fork()
+            if not pid:
+                status = GONE
+                try:
+                    status = serve(requests, replies, empty, uid)
+                finally:
+                    os._exit(status)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != DISMISSED:  # the parent was killed and could not tidy up
+        with contextlib.suppress(OSError):
+            os.rmdir(empty)
 
 
 def _send(descriptor: int, message: dict) -> None:
+    """All of a message but for its last byte, a line end."""
     text = json.dumps(message).encode()
-    text = len(text).to_bytes(4, 'big') + text
+    text = (len(text) + 1).to_bytes(4, 'big') + text
     while text:
         text = text[os.write(descriptor, text) :]
 
 
-def _read(descriptor: int, count: int) -> bytes | None:
+def _read(descriptor: int, count: int):
     """`count` bytes, or None where the other side is gone."""
     found = bytearray()
     while len(found) < count:

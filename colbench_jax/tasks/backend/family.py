@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,7 +32,9 @@ class Slot(NamedTuple):
         """What would give `value` away: the value as people write it, where the answer spells it out."""
         if isinstance(self.tell, str):
             return [shown(part) for part in value] if isinstance(value, tuple) else [shown(value)]
-        return []
+        if type(value) not in (int, float, str):
+            return []
+        return [shown(value)] if re.search(rf'(?<!\w){re.escape(shown(value))}(?!\w)', self.tell[value]) else []
 
 
 class Family(NamedTuple):

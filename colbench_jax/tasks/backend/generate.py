@@ -77,8 +77,8 @@ def generate(
 ) -> Iterator[dict[str, Any]]:
     """`count` tasks that passed every proof, the same ones for the same arguments.
 
-    hidden: least and most hidden slots; leak: chance that one is told; usual: chance that one has its most common value,
-    which is what agents guess (defaults: the grammar's).
+    hidden: least and most hidden slots; leak: chance that one is told; usual: chance that one has its most common
+    value, which is what agents guess (defaults: the grammar's).
     rejected: counts drafts by the proof that they failed, and those that passed under 'accepted'.
     Raises UserError for an unknown split or grammar, and where hardly any draft passes.
     """
@@ -87,8 +87,6 @@ def generate(
     rules = grammar_named(grammar)
     rules = rules._replace(hidden=hidden or rules.hidden, leak=rules.leak if leak is None else leak)
     rules = rules._replace(usual=rules.usual if usual is None else usual)
-    if pool.size < 2:
-        raise UserError('tasks are proven in two jails with different hash seeds; the pool has one')
     rejected = Counter() if rejected is None else rejected
     seen: set[str] = set()
     number = made = 0
@@ -208,12 +206,11 @@ def _proven(pool: Pool, drafts: list[Draft], rejected: Counter[str]) -> list[dic
         else:
             program = draft.family.program(draft.values, GRAMMARS[draft.grammar].domains[draft.domain])
             calls = [draft.calls[k] for k in places]
-            chosen.append((draft, program, calls, [[row[k] for k in places] for row in rows], outcome.jail))
-    # The printed reference runs in another jail: what it gives depends neither on the hash seed nor on the printer.
-    jobs = [Job((program,), tuple(calls)) for _, program, calls, _, _ in chosen]
-    printed = pool.map(jobs, elsewhere=[jail for *_, jail in chosen])
+            chosen.append((draft, program, calls, [[row[k] for k in places] for row in rows]))
+    # The printed reference runs under another hash seed: what it gives depends neither on that nor on the printer.
+    printed = pool.map([Job((program,), tuple(calls), jail='again') for _, program, calls, _ in chosen])
     tasks = []
-    for (draft, program, calls, (reference, guess, *mutants), _), again in zip(chosen, printed, strict=True):
+    for (draft, program, calls, (reference, guess, *mutants)), again in zip(chosen, printed, strict=True):
         names = list(variants(draft))[1:]
         complaint = (
             proofs.is_defined(reference)
