@@ -9,7 +9,7 @@ import pytest
 
 from core_jax.errors import UserError
 from core_jax.mesh import make_mesh
-from core_jax.transformer import checkpoint, losses, model, rules
+from core_jax.transformer import losses, model, rules
 from core_jax.transformer.config import preset
 
 CONFIG = preset('tiny', tie_embeddings=False, qkv_bias=True)
