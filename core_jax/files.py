@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import json
 import math
 import os
 import pathlib
+import re
+import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from core_jax.errors import UserError
 
 MISSING = '(nothing)'
+LEFT = 3600.0  # seconds after which a temporary file that nobody is writing was left by a killed process
 
 
 def write_json_atomic(path: str | os.PathLike, obj: Any) -> None:
@@ -31,6 +35,7 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        remove_leftovers(path.parent, re.escape(path.name))
         sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -48,8 +53,42 @@ def make_directory(path: str | os.PathLike) -> pathlib.Path:
 
 
 def temporary_name(name: str) -> str:
-    """What a file is called until it is whole."""
-    return f'.{name}.tmp'
+    """What this process calls a file until it is whole: another may be writing the same one."""
+    return f'.{name}.{os.getpid()}.tmp'
+
+
+def is_temporary(found: str, pattern: str) -> bool:
+    """Whether `found` is what some process calls a file until it is whole, whose name matches a regular expression."""
+    return re.fullmatch(rf'\.{pattern}(\.\d+)?\.tmp', found) is not None
+
+
+def remove_leftovers(directory: pathlib.Path, pattern: str) -> None:
+    """Removes temporary files of killed processes.
+
+    A number says nothing of another host that shares the directory, so they must be of some age, too.
+    """
+    for name in os.listdir(directory):
+        if is_temporary(name, pattern) and not _running(name.split('.')[-2]):
+            with contextlib.suppress(OSError):  # somebody else may be removing it
+                if time.time() - os.stat(directory / name).st_mtime > LEFT:
+                    os.unlink(directory / name)
+
+
+def _running(process: str) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def sync_file(path: pathlib.Path) -> None:
+    """Makes the content of a file that a library wrote survive a power cut."""
+    with open(path, 'rb') as file:
+        os.fsync(file.fileno())
 
 
 def sync_directory(path: pathlib.Path) -> None:

@@ -28,10 +28,10 @@ from core_jax.errors import UserError
 from core_jax.files import (
     cannot_write,
     differences,
+    is_temporary,
     plain,
     read_metrics,
     reason,
-    temporary_name,
     write_atomic,
     write_json_atomic,
 )
@@ -342,7 +342,9 @@ def _refuse_strangers(directory: pathlib.Path) -> None:
     if not directory.is_dir() or Run.saved_config(directory) is not None:
         return
     # A process killed while it made the directory leaves these two behind.
-    strangers = sorted(p.name for p in directory.iterdir() if p.name not in (LOCK, temporary_name('config.json')))
+    strangers = sorted(
+        p.name for p in directory.iterdir() if p.name != LOCK and not is_temporary(p.name, r'config\.json')
+    )
     if strangers:
         raise UserError(
             f'{directory} is not a run directory (it holds {strangers[0]}, but no config.json of a run); choose another'

@@ -58,6 +58,8 @@ def model(
             write_json_atomic(made / SOURCE, source._asdict())
             made.replace(kept)
     except OSError as error:
+        if (kept / SOURCE).is_file():  # another process was first
+            return kept
         cannot_write(kept, error)
     return kept
 

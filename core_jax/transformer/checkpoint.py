@@ -24,12 +24,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from core_jax.errors import UserError, unknown
-from core_jax.files import cannot_write, reason, temporary_name, write_json_atomic
+from core_jax.files import (
+    cannot_write,
+    make_directory,
+    reason,
+    remove_leftovers,
+    sync_directory,
+    sync_file,
+    temporary_name,
+    write_json_atomic,
+)
 from core_jax.sharding import path_name
 from core_jax.transformer.config import Config, from_hf, to_hf
 
 PyTree = Any
-FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+CONFIG, FILE, INDEX = 'config.json', 'model.safetensors', 'model.safetensors.index.json'
 SHARD_BYTES = 5 * 10**9
 IGNORED = re.compile(r'rotary_emb\.inv_freq$')  # buffers that old checkpoints hold
 
@@ -99,7 +108,8 @@ def load(directory: Any, shardings: PyTree | None = None, dtype: Any = np.float3
     config = read_config(directory)
     with contextlib.ExitStack() as stack:
         tensors = _open(directory, stack)
-        _check(directory, config, tensors)
+        sizes = {name: tuple(tensor.slice.get_shape()) for name, tensor in tensors.items()}
+        check(directory, config, sizes, {name: tensor.file for name, tensor in tensors.items()})
 
         def one(path, leaf, sharding):
             name = path_name(path)
@@ -110,7 +120,7 @@ def load(directory: Any, shardings: PyTree | None = None, dtype: Any = np.float3
                 wanted, rest = (index[0], index[1:]) if stacked else ((0,), index)
                 out = np.empty([len(wanted), *map(len, rest)], dtype)
                 for row, layer in enumerate(wanted):
-                    out[row] = _read(tensors[entry.name.format(layer)], leaf.shape[stacked:], rest, entry.inputs)
+                    out[row] = _read(tensors[entry.name.format(layer)].slice, leaf.shape[stacked:], rest, entry.inputs)
                 return out if stacked else out[0]
 
             if sharding is None:
@@ -124,9 +134,9 @@ def load(directory: Any, shardings: PyTree | None = None, dtype: Any = np.float3
 
 def read_config(directory: pathlib.Path) -> Config:
     """The architecture that a checkpoint names. Raises UserError."""
-    path = directory / 'config.json'
+    path = directory / CONFIG
     if not path.is_file():
-        raise UserError(f'no checkpoint at {directory}: it has no config.json')
+        raise UserError(f'no checkpoint at {directory}: it has no {CONFIG}, which is written last')
     try:
         document = json.loads(path.read_text())
     except ValueError as error:
@@ -134,8 +144,15 @@ def read_config(directory: pathlib.Path) -> Config:
     return from_hf(document, str(path))
 
 
-def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """{name: a tensor that is read where it is indexed} of all files of a checkpoint."""
+class _Tensor(NamedTuple):
+    """One that is read where it is indexed, and the file that it is in."""
+
+    slice: Any
+    file: pathlib.Path
+
+
+def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, _Tensor]:
+    """{name: tensor} of all files of a checkpoint."""
     index = directory / INDEX
     files = [FILE]
     if index.is_file():
@@ -145,6 +162,8 @@ def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any
             raise UserError(f'{index} is damaged: it has no weight_map') from None
     tensors = {}
     for name in files:
+        if not isinstance(name, str):
+            raise UserError(f'{index} is damaged: {name!r} in its weight_map is no name of a file')
         path = directory / name
         if path.parent.resolve() != directory.resolve() or not path.is_file():
             raise UserError(f'{directory} has no {name}')
@@ -152,27 +171,30 @@ def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any
             file = stack.enter_context(safe_open(path, framework='numpy'))
         except (SafetensorError, OSError) as error:
             raise UserError(f'{path} is damaged: {reason(error)}') from None
-        tensors |= {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+        tensors |= {key: _Tensor(file.get_slice(key), path) for key in file.keys()}  # noqa: SIM118
     return tensors
 
 
-def _check(directory: pathlib.Path, config: Config, tensors: Mapping[str, Any]) -> None:
+def check(source: Any, config: Config, found: Mapping[str, tuple[int, ...]], files: Mapping[str, Any]) -> None:
+    """Raises UserError where tensors {name: shape} of a source are not those of an architecture, with `files` of each.
+
+    Buffers that old checkpoints hold and a tied head may be among them.
+    """
     wanted = names(config)
-    extra = [n for n in tensors if n not in wanted and not IGNORED.search(n)]
+    extra = [name for name in found if name not in wanted and not IGNORED.search(name)]
     if config.tie_embeddings:  # some files hold the tied head a second time
         extra = [name for name in extra if name != 'lm_head.weight']
-    missing = [name for name in wanted if name not in tensors]
+    missing = [name for name in wanted if name not in found]
     if missing:
-        raise UserError(f'{directory}: {_some(missing)} missing' + (f', and {_some(extra)} not known' if extra else ''))
+        more = f', and {_some(extra)} not known (in {files[extra[0]]})' if extra else ''
+        raise UserError(f'{source}: {_some(missing)} missing{more}')
     if extra:
         raise UserError(
-            f'{directory}: {_some(extra)} not known to this architecture; {unknown("tensor", extra[0], wanted)}'
+            f'{files[extra[0]]}: {_some(extra)} not known to this architecture; {unknown("tensor", extra[0], wanted)}'
         )
     for name, shape in wanted.items():
-        if tuple(tensors[name].get_shape()) != shape:
-            raise UserError(
-                f'{directory}: {name} is {list(tensors[name].get_shape())}, config.json makes it {list(shape)}'
-            )
+        if found[name] != shape:
+            raise UserError(f'{files[name]}: {name} is {list(found[name])}, the architecture makes it {list(shape)}')
 
 
 def _some(found: list[str]) -> str:
@@ -223,36 +245,55 @@ def tensors(params: PyTree) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write(directory: Any, config: Config, named: Iterator[tuple[str, np.ndarray]]) -> None:
-    """Writes tensors as they come; no more than a file of them is held in memory."""
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    """Writes tensors as they come; no more than a file of them is held in memory.
+
+    What was there before stays until all of them are on the disk. From then until the end the directory has no
+    config.json: who is interrupted leaves no checkpoint, and never half of one beside half of another.
+    """
+    directory = make_directory(directory)
+    remove_leftovers(directory, r'part-\d+\.safetensors')
     parts: list[tuple[pathlib.Path, list[str]]] = []
     held: dict[str, np.ndarray] = {}
     total = 0
 
     def flush():
         path = directory / temporary_name(f'part-{len(parts)}.safetensors')
-        try:
-            save_file(held, path, metadata={'format': 'pt'})
-            path.chmod(0o644)  # the library makes it for its owner alone
-        except (SafetensorError, OSError) as error:
-            for written, _ in [*parts, (path, [])]:
-                written.unlink(missing_ok=True)
-            cannot_write(directory, error)
         parts.append((path, list(held)))
+        save_file(held, path, metadata={'format': 'pt'})
+        path.chmod(0o644)  # the library makes it for its owner alone
+        sync_file(path)
         held.clear()
 
-    for name, value in named:
-        if held and sum(v.nbytes for v in held.values()) + value.nbytes > SHARD_BYTES:
-            flush()
-        held[name], total = value, total + value.nbytes
-    flush()
-    if len(parts) == 1:
-        parts[0][0].replace(directory / FILE)
-    else:
-        final = [f'model-{i + 1:05}-of-{len(parts):05}.safetensors' for i in range(len(parts))]
-        for (path, _), name in zip(parts, final, strict=True):
-            path.replace(directory / name)
-        where = {key: name for (_, keys), name in zip(parts, final, strict=True) for key in keys}
+    try:
+        for name, value in named:
+            if held and sum(v.nbytes for v in held.values()) + value.nbytes > SHARD_BYTES:
+                flush()
+            held[name], total = value, total + value.nbytes
+        flush()
+        _replace(directory, parts, total)
+    except BaseException as error:
+        for path, _ in parts:
+            path.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError | OSError):
+            cannot_write(directory, error)
+        raise
+    write_json_atomic(directory / CONFIG, to_hf(config))
+
+
+def _replace(directory: pathlib.Path, parts: list[tuple[pathlib.Path, list[str]]], total: int) -> None:
+    """Puts files of tensors of these names in place of those that are there, and of their config.json."""
+    files = [FILE]
+    if len(parts) > 1:
+        files = [f'model-{i + 1:05}-of-{len(parts):05}.safetensors' for i in range(len(parts))]
+    for name in (CONFIG, INDEX):
+        (directory / name).unlink(missing_ok=True)
+    sync_directory(directory)
+    for (path, _), name in zip(parts, files, strict=True):
+        path.replace(directory / name)
+    for path in directory.glob('model*.safetensors'):  # `transformers` would rather read an old one of these
+        if path.name not in files:
+            path.unlink()
+    if len(parts) > 1:
+        where = {key: name for (_, keys), name in zip(parts, files, strict=True) for key in keys}
         write_json_atomic(directory / INDEX, {'metadata': {'total_size': total}, 'weight_map': where})
-    write_json_atomic(directory / 'config.json', to_hf(config))
+    sync_directory(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from core_jax.errors import UserError, unknown
@@ -38,6 +39,8 @@ class Config:
     tie_embeddings: bool = False  # the head is the embedding, transposed
     qkv_bias: bool = False  # Qwen2.5
     qk_norm: bool = False  # Qwen3: queries and keys are normalised, head by head
+    bos_token_id: int | None = None  # what a checkpoint says that texts begin and end with
+    eos_token_id: int | tuple[int, ...] | None = None
     # ---
     dtype: str = 'float32'  # of the activations; norms, softmax, rotations and log-probabilities are float32 always
     remat: str = 'none'  # what the backward pass computes again: none, dots (all but matrix products), full
@@ -122,38 +125,51 @@ FAMILIES = {'llama': {}, 'qwen2': {'qkv_bias': True}, 'qwen3': {'qk_norm': True}
 
 
 def from_hf(document: dict[str, Any], source: str = 'config.json') -> Config:
-    """Reads a checkpoint's config.json. Raises UserError where it asks for what is not here."""
+    """Reads a checkpoint's config.json. Raises UserError where it is damaged, or asks for what is not here."""
+    if not isinstance(document, dict):
+        raise UserError(f'{source} is damaged: it is no object')
     family = document.get('model_type')
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise unknown(f'model_type in {source}', str(family), FAMILIES)
     # transformers 5 writes `rope_parameters`; before, `rope_theta` stood outside and the scaling in `rope_scaling`.
-    rope = dict(document.get('rope_parameters') or document.get('rope_scaling') or {})
+    rope = document.get('rope_parameters') or document.get('rope_scaling') or {}
+    if not isinstance(rope, dict):
+        raise UserError(f'{source} is damaged: its rope parameters are no object')
     kind = rope.get('rope_type', rope.get('type', 'default'))
     if kind not in ('default', 'llama3'):
         raise UserError(f'{source}: rope of type {kind} is not supported, only default and llama3')
+
+    def whole(name: str, default: Any = None, among: dict[str, Any] = document) -> int:
+        return _number(among, name, source, default, int)
+
+    def real(name: str, default: Any = None, among: dict[str, Any] = document) -> float:
+        return float(_number(among, name, source, default, int | float))
+
     scaling = None
-    try:
-        if kind == 'llama3':
-            parts = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
-            scaling = RopeScaling(*(rope[part] for part in parts))
-        heads = document['num_attention_heads']
-        config = Config(
-            vocab_size=document['vocab_size'],
-            hidden_size=document['hidden_size'],
-            intermediate_size=document['intermediate_size'],
-            num_layers=document['num_hidden_layers'],
-            num_heads=heads,
-            num_kv_heads=document.get('num_key_value_heads') or heads,
-            head_dim=document.get('head_dim') or document['hidden_size'] // heads,
-            max_positions=document['max_position_embeddings'],
-            rope_theta=float(rope.get('rope_theta') or document.get('rope_theta') or 1e4),
-            rope_scaling=scaling,
-            rms_eps=document['rms_norm_eps'],
-            tie_embeddings=document.get('tie_word_embeddings', False),
-            **FAMILIES[family],
-        )
-    except KeyError as error:
-        raise UserError(f'{source} has no {error.args[0]}') from None
+    if kind == 'llama3':
+        factors = (real(f'{part}factor', among=rope) for part in ('', 'low_freq_', 'high_freq_'))
+        scaling = RopeScaling(*factors, whole('original_max_position_embeddings', among=rope))
+    width, heads = whole('hidden_size'), whole('num_attention_heads')
+    tied = document.get('tie_word_embeddings', False)
+    if not isinstance(tied, bool):
+        raise UserError(f'{source}: tie_word_embeddings is true or false, got {tied!r}')
+    config = Config(
+        vocab_size=whole('vocab_size'),
+        hidden_size=width,
+        intermediate_size=whole('intermediate_size'),
+        num_layers=whole('num_hidden_layers'),
+        num_heads=heads,
+        num_kv_heads=whole('num_key_value_heads', heads),
+        head_dim=whole('head_dim', max(width // heads, 1)),
+        max_positions=whole('max_position_embeddings'),
+        rope_theta=real('rope_theta', real('rope_theta', 1e4), rope),
+        rope_scaling=scaling,
+        rms_eps=real('rms_norm_eps'),
+        tie_embeddings=tied,
+        bos_token_id=token_ids(document, 'bos_token_id', source),
+        eos_token_id=token_ids(document, 'eos_token_id', source),
+        **FAMILIES[family],
+    )
     if document.get('hidden_act', 'silu') != 'silu' or document.get('use_sliding_window') or document.get('mlp_bias'):
         raise UserError(
             f'{source}: other activations than silu, sliding windows and biases of the MLP are not supported'
@@ -161,6 +177,26 @@ def from_hf(document: dict[str, Any], source: str = 'config.json') -> Config:
     if document.get('attention_bias'):
         raise UserError(f'{source}: a bias on the output of the attention is not supported')
     return config
+
+
+def _number(document: dict[str, Any], name: str, source: str, default: Any, kind: Any) -> Any:
+    """A number above zero; what is not there, or null, is the default, where there is one."""
+    value = document.get(name)
+    value = default if value is None else value
+    if value is None:
+        raise UserError(f'{source} has no {name}')
+    if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise UserError(f'{source}: {name} is a {"whole " if kind is int else ""}number above 0, got {value!r}')
+    return value
+
+
+def token_ids(document: dict[str, Any], name: str, source: str) -> Any:
+    """An id, several as a tuple, or None, as a config.json says which tokens begin or end a text. Raises UserError."""
+    value = document.get(name)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
+        raise UserError(f'{source}: {name} is the number of a token, or a list of such, got {value!r}')
+    return tuple(value) if isinstance(value, list) else value
 
 
 def to_hf(config: Config) -> dict[str, Any]:
@@ -189,6 +225,8 @@ def to_hf(config: Config) -> dict[str, Any]:
         'rope_scaling': {k: v for k, v in rope.items() if k != 'rope_theta'} if config.rope_scaling else None,
         'rms_norm_eps': config.rms_eps,
         'tie_word_embeddings': config.tie_embeddings,
+        'bos_token_id': config.bos_token_id,
+        'eos_token_id': list(eos) if isinstance(eos := config.eos_token_id, tuple) else eos,
         'hidden_act': 'silu',
         'attention_bias': False,
         'torch_dtype': 'float32',

@@ -1,5 +1,6 @@
 """Tokens out of a decoder: a prompt is read once, and all its samples go on from there, a token at a time.
 
+    tokens, lengths = padded(prompts, limit=room(config, 64))
     generated = generate(config, params, tokens, lengths, key, samples=4, max_tokens=64, stops=tokenizer.stops)
 
 Keys and values of the prompts are read only, and shared by the samples; those of the tokens that are drawn stand in a
@@ -65,17 +66,35 @@ def bucket(length: int, least: int = 32) -> int:
     return max(least, 1 << max(length - 1, 0).bit_length())
 
 
-def padded(prompts: Sequence[Sequence[int]], limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [B, P], lengths [B]) of prompts of any lengths, P a `bucket`.
+def room(config: Config, max_tokens: int) -> int:
+    """Tokens that a prompt can have in front of `max_tokens` that are drawn. Raises UserError where there is none."""
+    if max_tokens < 1:
+        raise UserError(f'max_tokens must be at least 1, got {max_tokens}')
+    if max_tokens >= config.max_positions:
+        raise UserError(
+            f'max_tokens {max_tokens} leaves no room for a prompt: the model has {config.max_positions} positions'
+        )
+    return config.max_positions - max_tokens
 
-    Raises UserError where one is empty, or longer than `limit`.
-    """
+
+def checked(prompts: Sequence[Sequence[int]], limit: int | None = None) -> np.ndarray:
+    """Lengths [B] of prompts. Raises UserError where there is none, one is empty, or longer than `limit`."""
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     if not len(lengths) or lengths.min() < 1:
         raise UserError('a prompt has at least one token')
     if limit is not None and lengths.max() > limit:
         raise UserError(f'prompt {lengths.argmax()} has {lengths.max()} tokens, there is room for {limit}')
-    tokens = np.zeros((len(lengths), bucket(int(lengths.max()))), np.int32)
+    return lengths
+
+
+def padded(prompts: Sequence[Sequence[int]], limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens [B, P], lengths [B]) of prompts of any lengths, P a `bucket` and at most `limit`.
+
+    Raises UserError where one is empty, or longer than `limit`: for `generate`, what `room` says.
+    """
+    lengths = checked(prompts, limit)
+    width = bucket(int(lengths.max()))
+    tokens = np.zeros((len(lengths), width if limit is None else min(width, limit)), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
     return tokens, lengths
@@ -122,7 +141,15 @@ def generate(
     stops: Sequence[int] = (),
     sampling: Sampling = Sampling(),  # noqa: B008  # frozen
 ) -> Generated:
-    """Continues prompts [B, P] of these lengths [B]; to be jitted, all but params, tokens, lengths and key static."""
+    """Continues prompts [B, P] of these lengths [B]; to be jitted, all but params, tokens, lengths and key static.
+
+    Raises UserError where P and `max_tokens` are more than the model's positions: `padded` keeps P within `room`.
+    """
+    if tokens.shape[1] > room(config, max_tokens):
+        raise UserError(
+            f'prompts of {tokens.shape[1]} places, padding included, and {max_tokens} tokens behind them are more than '
+            f"the model's {config.max_positions} positions"
+        )
     params = unstack(params)
     prefix, first = prefill(config, params, tokens, lengths)
     options = {'samples': samples, 'max_tokens': max_tokens, 'stops': stops, 'sampling': sampling}

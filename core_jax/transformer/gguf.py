@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from core_jax.errors import UserError, unknown
 from core_jax.files import reason
@@ -25,6 +25,7 @@ from core_jax.transformer.tokenizer import Tokenizer
 FAMILIES = {'llama': {}, 'qwen2': {'qkv_bias': True}, 'qwen3': {'qk_norm': True}}  # `general.architecture`
 _OUTSIDE = {'token_embd.weight': 'model.embed_tokens.weight', 'output_norm.weight': 'model.norm.weight'}
 _OUTSIDE |= {'output.weight': 'lm_head.weight'}
+DIVISORS = 'rope_freqs.weight'  # what the rotations of Llama 3.1 and later are divided by
 _INSIDE = {
     'attn_norm': 'input_layernorm',
     'ffn_norm': 'post_attention_layernorm',
@@ -46,8 +47,12 @@ def convert(path: Any, directory: Any) -> Config:
         raise UserError(f'{path} is no GGUF file, or damaged: {reason(error)}') from None
     fields = _Fields(file, path)
     config = _config(fields, file)
-    tokenizer(fields).save(directory)
-    checkpoint.write(directory, config, _tensors(file, config, fields.text('general.architecture'), path))
+    words = tokenizer(fields)
+    held = [tensor for tensor in file.tensors if tensor.name != DIVISORS]
+    sizes = {_name(tensor.name, path): tuple(map(int, reversed(tensor.shape))) for tensor in held}
+    checkpoint.check(path, config, sizes, dict.fromkeys(sizes, path))
+    checkpoint.write(directory, config, _tensors(held, config, fields.text('general.architecture'), path))
+    words.save(directory)
     return config
 
 
@@ -77,6 +82,10 @@ def _config(fields: _Fields, file: Any) -> Config:
     def of(name, default=...):
         return fields(f'{family}.{name}', default)
 
+    stretch = of('rope.scaling.type', None), of('rope.scaling.factor', of('rope.scale_linear', None))
+    if stretch[0] not in (None, 'none') or (stretch[0] is None and stretch[1] not in (None, 0, 1)):
+        kind = stretch[0] or 'linear'  # llama.cpp's default
+        raise UserError(f'{fields.path}: rope of type {kind} is not supported, only default and llama3')
     heads, width = of('attention.head_count'), of('embedding_length')
     names = {tensor.name for tensor in file.tensors}
     config = Config(
@@ -91,9 +100,11 @@ def _config(fields: _Fields, file: Any) -> Config:
         rope_theta=float(of('rope.freq_base', 10_000.0)),
         rms_eps=round(float(of('attention.layer_norm_rms_epsilon')), 12),  # a float32 in the file
         tie_embeddings='output.weight' not in names,
+        bos_token_id=fields('tokenizer.ggml.bos_token_id', None),
+        eos_token_id=fields('tokenizer.ggml.eos_token_id', None),
         **FAMILIES[family],
     )
-    stretched = next((tensor for tensor in file.tensors if tensor.name == 'rope_freqs.weight'), None)
+    stretched = next((tensor for tensor in file.tensors if tensor.name == DIVISORS), None)
     return config if stretched is None else _scaled(config, np.asarray(stretched.data), fields.path)
 
 
@@ -106,12 +117,10 @@ def _scaled(config: Config, divisors: np.ndarray, path: pathlib.Path) -> Config:
     raise UserError(f'{path} scales its rotations in a way that is not known')
 
 
-def _tensors(file: Any, config: Config, family: str, path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(held: list[Any], config: Config, family: str, path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     from gguf.quants import dequantize
 
-    for tensor in file.tensors:
-        if tensor.name == 'rope_freqs.weight':
-            continue
+    for tensor in held:
         name = _name(tensor.name, path)
         try:
             value = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
@@ -145,21 +154,28 @@ def tokenizer(fields: _Fields) -> Tokenizer:
         raise UserError(
             f'{fields.path}: a tokenizer of kind {fields.text("tokenizer.ggml.model")}, only byte pairs are read'
         )
+    split = fields.text('tokenizer.ggml.pre')
+    words = pre_tokenizers.Sequence(_words(split, fields.path))
     tokens, kinds = fields('tokenizer.ggml.tokens'), fields('tokenizer.ggml.token_type')
     merges = [tuple(pair.split(' ', 1)) for pair in fields('tokenizer.ggml.merges')]
-    found = tokenizers.Tokenizer(models.BPE({text: i for i, text in enumerate(tokens)}, merges))
-    found.pre_tokenizer = pre_tokenizers.Sequence(_words(fields.text('tokenizer.ggml.pre'), fields.path))
-    found.decoder = decoders.ByteLevel()
-    found.add_special_tokens([text for text, kind in zip(tokens, kinds, strict=True) if kind == 3])
-    found.add_tokens(
-        [tokenizers.AddedToken(t, normalized=False) for t, kind in zip(tokens, kinds, strict=True) if kind == 4]
-    )
-    special = {}
-    for name in ('bos', 'eos', 'unknown', 'padding'):
-        place = fields(f'tokenizer.ggml.{name}_token_id', None)
-        if place is not None:
-            special[{'unknown': 'unk', 'padding': 'pad'}.get(name, name) + '_token'] = tokens[place]
-    return Tokenizer(found, fields('tokenizer.chat_template', None), special, str(fields.path))
+    places = {name: fields(f'tokenizer.ggml.{key}_token_id', None) for name, key in _SPECIAL.items()}
+    try:
+        # Llama 3 takes a word that is a token as it is.
+        pairs = models.BPE({text: i for i, text in enumerate(tokens)}, merges, ignore_merges=split == 'llama-bpe')
+        found = tokenizers.Tokenizer(pairs)
+        special, more = ([t for t, kind in zip(tokens, kinds, strict=True) if kind == wanted] for wanted in (3, 4))
+        named = {f'{name}_token': tokens[place] for name, place in places.items() if place is not None}
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f'{fields.path}: its tokenizer is damaged: {reason(error)}') from None
+    if split == 'qwen2':
+        found.normalizer = normalizers.NFC()
+    found.pre_tokenizer, found.decoder = words, decoders.ByteLevel()
+    found.add_special_tokens(special)
+    found.add_tokens([tokenizers.AddedToken(text, normalized=False) for text in more])
+    return Tokenizer(found, fields('tokenizer.chat_template', None), named, str(fields.path))
+
+
+_SPECIAL = {'bos': 'bos', 'eos': 'eos', 'unk': 'unknown', 'pad': 'padding'}
 
 
 def _words(kind: str, path: pathlib.Path) -> list[Any]:

@@ -9,7 +9,7 @@ these for 'chosen' and 'rejected' apart, beside 'turns' [B, T] where the reducti
 log-probabilities of the reference, 'reference_chosen' and 'reference_rejected' [B]: they never change, so they are
 computed once (`scores`). Pairs among continuations of one sequence come as 'branches', what `losses.branch_logps`
 takes and 'mask' [B, M, C]; 'chosen' and 'rejected' [B, N], which of the M each pair is of; 'weight' [B, N], zero where
-a sequence has fewer pairs; and 'reference_branches' [B, M].
+a sequence has fewer pairs; and 'reference_branches' [B, M]. SimPO has no reference, and reads none.
 
 Gradients of `micro` rows at a time are summed before the one update, weighed by what the rows count for, so that how a
 batch is cut changes nothing.
@@ -73,6 +73,7 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
         raise unknown('reduction', config.reduction, REDUCTIONS)
     if config.micro and config.batch_size % config.micro:
         raise UserError(f'a batch of {config.batch_size} rows is not cut into parts of {config.micro}')
+    _check(config)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.scale_by_adam(config.beta1, config.beta2),
@@ -113,7 +114,7 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
         )
         found, logps = scores(arch, whole, both, config, adapter)
         own = reduce(logps[::2], batch['chosen']['mask'], batch['chosen']['mask'], 'token_mean')
-        reference = batch['reference_chosen'], batch['reference_rejected']
+        reference = (batch['reference_chosen'], batch['reference_rejected']) if referred else (jnp.zeros_like(own),) * 2
         return found[::2], found[1::2], own, reference, jnp.ones_like(own)
 
     def branched(whole: PyTree, adapter: PyTree, batch: dict) -> tuple:
@@ -125,9 +126,11 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
         def of(side: str, what: jax.Array) -> jax.Array:
             return jnp.take_along_axis(what, batch[side], 1)
 
-        reference = of('chosen', batch['reference_branches']), of('rejected', batch['reference_branches'])
+        theirs = batch['reference_branches'] if referred else jnp.zeros_like(found)
+        reference = of('chosen', theirs), of('rejected', theirs)
         return of('chosen', found), of('rejected', found), of('chosen', own), reference, batch['weight']
 
+    referred = config.objective != 'simpo'
     objective = likelihood if config.objective == 'likelihood' else preference
 
     def update(state: State, batch: dict, hparams: dict) -> tuple[State, dict]:
@@ -148,6 +151,21 @@ def make(arch: Config, config: ml_collections.ConfigDict) -> Learner:
 
     hparams = {name: float(config[name]) for name in ('learning_rate', 'beta')}
     return Learner(init, update, None, lambda state: state.net.params, hparams)
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for numbers that the objective does not know, or not in this range."""
+    if config.reduction.startswith('turn_') and config.turns < 1:
+        raise UserError(f'{config.reduction} needs the number of turns, which is at least 1, got {config.turns}')
+    if config.objective == 'simpo' and config.reduction != 'token_mean':
+        raise UserError(f'simpo is about means over tokens: its reduction is token_mean, got {config.reduction}')
+    if config.objective in PREFERENCES and not config.beta > 0:
+        raise UserError(f'beta of a preference lies above 0, got {config.beta}')
+    if not 0 <= config.smoothing < 0.5:
+        raise UserError(f'smoothing is at least 0 and below 0.5, got {config.smoothing}')
+    for name, only in (('smoothing', 'cdpo'), ('gamma', 'simpo')):
+        if config[name] and config.objective != only:
+            raise UserError(f'{name} belongs to {only}; with {config.objective} it must be 0, got {config[name]}')
 
 
 def begin(states: State, params: PyTree) -> State:

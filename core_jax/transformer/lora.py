@@ -22,13 +22,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from core_jax.errors import UserError, unknown
-from core_jax.files import reason, write_atomic, write_json_atomic
+from core_jax.files import make_directory, reason, write_atomic, write_json_atomic
 from core_jax.transformer.checkpoint import TABLE
 from core_jax.transformer.config import Config
 
 PyTree = Any
 ATTENTION, MATRICES = ('q_proj', 'k_proj', 'v_proj', 'o_proj'), ('gate_proj', 'up_proj', 'down_proj')
 FILE, SETTINGS = 'adapter_model.safetensors', 'adapter_config.json'
+# Settings of PEFT that make another adapter of the same tensors, or ask for more of them.
+OTHERS = ('use_rslora', 'use_dora', 'fan_in_fan_out', 'alpha_pattern', 'rank_pattern', 'modules_to_save', 'bias')
+OTHERS += ('layers_to_transform', 'lora_bias')
 
 
 def init(params: PyTree, key: jax.Array, *, rank: int = 16, targets: Sequence[str] = ATTENTION + MATRICES) -> PyTree:
@@ -68,8 +71,7 @@ def merge(config: Config, params: PyTree, adapter: PyTree) -> PyTree:
 
 def export(directory: Any, config: Config, adapter: PyTree, base: str = '') -> None:
     """Writes an adapter that PEFT loads. base: what it is an adapter of."""
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = make_directory(directory)
     tensors, rank = {}, 0
     for block, parts in adapter['layers'].items():
         for name, part in parts.items():
@@ -92,25 +94,37 @@ def load(directory: Any, params: PyTree) -> tuple[float, PyTree]:
     Raises UserError where a file is missing, damaged, or made for another model.
     """
     directory = pathlib.Path(directory)
+    where = directory / SETTINGS
     try:
-        settings = json.loads((directory / SETTINGS).read_text())
-        alpha, rank, targets = float(settings['lora_alpha']), int(settings['r']), list(settings['target_modules'])
+        settings = json.loads(where.read_text())
+        alpha, rank, targets = float(settings['lora_alpha']), int(settings['r']), settings['target_modules']
         with safe_open(directory / FILE, framework='numpy') as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f'no adapter in {directory}, or a damaged one: {reason(error)}') from None
+    for name in OTHERS:
+        if settings.get(name) not in (None, False, 'none', [], {}):
+            raise UserError(f'{where}: adapters with {name} {settings[name]!r} are not supported')
+    if not isinstance(targets, list):
+        raise UserError(f'{where}: target_modules is a list of names, got {targets!r}')
+    for name in targets:
+        if name not in ATTENTION + MATRICES:
+            raise unknown(f'target of an adapter in {where}', str(name), ATTENTION + MATRICES)
     adapter = jax.tree.map(np.asarray, init(params, jax.random.key(0), rank=rank, targets=targets))
     wanted = set()
     for block, parts in adapter['layers'].items():
         for name, part in parts.items():
             for letter, leaf in part.items():
                 leaf = part[letter] = leaf.copy()
+                shape = (rank, leaf[0].size // rank) if letter == 'a' else (leaf[0].size // rank, rank)
                 for layer in range(leaf.shape[0]):
                     key = f'base_model.model.model.layers.{layer}.{block}.{name}.lora_{letter.upper()}.weight'
                     wanted.add(key)
-                    if key not in tensors or tensors[key].size != leaf[layer].size:
+                    if key not in tensors:
+                        raise UserError(f'{directory / FILE}: {key} is missing')
+                    if tensors[key].shape != shape:
                         raise UserError(
-                            f'{directory / FILE}: {key} is missing, or of another shape than the model asks for'
+                            f'{directory / FILE}: {key} is {list(tensors[key].shape)}, the model asks for {list(shape)}'
                         )
                     leaf[layer] = tensors[key].T.reshape(leaf[layer].shape)
     if extra := sorted(set(tensors) - wanted):

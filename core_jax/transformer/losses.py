@@ -23,7 +23,7 @@ from core_jax import sharding
 from core_jax.errors import UserError, unknown
 from core_jax.transformer import rules
 from core_jax.transformer.config import Config
-from core_jax.transformer.model import Decoder, Prefix
+from core_jax.transformer.model import Decoder, Prefix, equal_parts, lengthened
 
 PyTree = Any
 REDUCTIONS = ('sum', 'token_mean', 'turn_mean_sum', 'turn_mean_mean')
@@ -88,27 +88,29 @@ def label_logps(hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.A
     rows = P(rules.BATCH) if divided else P()
     sides = sharding.fit(table.shape, P('fsdp' if divided else None, 'tensor'), mesh)
 
-    def parts(hidden, table, labels):
+    def own(hidden, table, labels):
         if sides[0]:  # here, and not by the specs: the gradient of this is a sum of which each device gets its part
             table = jax.lax.all_gather(table, 'fsdp', axis=0, tiled=True)
         if divided:  # before the chunks, so that gradients are added up over devices once, after them
             table = jax.lax.pcast(table, 'data' if sides[0] else rules.BATCH, to='varying')
         return _chunked(functools.partial(_logps, sides[1]), hidden, table, labels)
 
-    return jax.shard_map(parts, in_specs=(rows, sides, rows), out_specs=rows)(hidden, table, labels)
+    return jax.shard_map(own, in_specs=(rows, sides, rows), out_specs=rows)(hidden, table, labels)
 
 
 def _chunked(logps, hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.Array:
     """`logps` of some columns of [B, T] at a time."""
     length = labels.shape[1]
-    if length <= CHUNK or length % CHUNK:
+    if length <= CHUNK:
         return jax.checkpoint(logps)(hidden, table, labels)
+    count, size = equal_parts(length, CHUNK)
 
     def columns(x):
-        return jnp.moveaxis(x.reshape(x.shape[0], length // CHUNK, CHUNK, *x.shape[2:]), 1, 0)
+        return jnp.moveaxis(lengthened(x, count * size).reshape(len(x), count, size, *x.shape[2:]), 1, 0)
 
     inner = jax.checkpoint(lambda part: logps(part[0], table, part[1]), prevent_cse=False)
-    return jnp.moveaxis(jax.lax.map(inner, (columns(hidden), columns(labels))), 0, 1).reshape(labels.shape)
+    found = jnp.moveaxis(jax.lax.map(inner, (columns(hidden), columns(labels))), 0, 1)
+    return found.reshape(len(labels), -1)[:, :length]
 
 
 def _logps(axis: str | None, hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.Array:

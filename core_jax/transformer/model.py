@@ -130,17 +130,31 @@ def causal(segments: jax.Array, queries: jax.Array) -> jax.Array:
 
 def attend(config: Config, q: jax.Array, own: Kv, segments: jax.Array, prefix: Kv | None, seen) -> jax.Array:
     """`attention` of a whole sequence [B, T], some queries at a time, whose scores the backward pass makes again."""
-    length, block = q.shape[1], config.query_block
-    if length <= block or length % block:
+    length = q.shape[1]
+    if length <= config.query_block:
         return attention(q, own, causal(segments, jnp.arange(length)), prefix, seen)
+    count, block = equal_parts(length, config.query_block)
+    q = lengthened(q, count * block)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def some(first):
         part = jax.lax.dynamic_slice_in_dim(q, first, block, 1)
-        return attention(part, own, causal(segments, first + jnp.arange(block)), prefix, seen)
+        places = jnp.minimum(first + jnp.arange(block), length - 1)
+        return attention(part, own, causal(segments, places), prefix, seen)
 
-    parts = jax.lax.map(some, jnp.arange(0, length, block))  # [T / block, B, block, H, d]
-    return jnp.moveaxis(parts, 0, 1).reshape(q.shape)
+    heads = jax.lax.map(some, block * jnp.arange(count))  # [count, B, block, H, d]
+    return jnp.moveaxis(heads, 0, 1).reshape(q.shape)[:, :length]
+
+
+def equal_parts(length: int, most: int) -> tuple[int, int]:
+    """(count, size) of equal parts of at most `most` places that a row of `length` is cut into, and a few more."""
+    count = -(-length // most)
+    return count, min(most, -(-length // (8 * count)) * 8)  # memory comes in tiles of eight
+
+
+def lengthened(x: jax.Array, length: int) -> jax.Array:
+    """[B, T, ...] with zeros behind, up to this length."""
+    return jnp.pad(x, [(0, length - x.shape[1] if axis == 1 else 0) for axis in range(x.ndim)])
 
 
 # Modules
@@ -336,7 +350,7 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, prefix: Prefix | None = None
     ) -> tuple[jax.Array, Kv | None]:
-        """(hidden [B, T, D], keys and values [L, B, T, KV, d] or None).
+        """(hidden [B, T, D], keys and values [L, B, KV, T, d] or None).
 
         positions [B, T] decide the rotation, segments [B, T] what is seen: 0 is padding. Rows that come after a prefix
         of b rows are B / b for each of them, in its order.

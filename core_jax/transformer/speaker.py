@@ -9,17 +9,19 @@ from typing import Any
 
 import jax
 
-from core_jax.errors import UserError
 from core_jax.transformer import checkpoint, fetch, tokenizer
 from core_jax.transformer.config import Config
-from core_jax.transformer.generate import Sampling, generate, padded, unstack
+from core_jax.transformer.generate import Sampling, checked, generate, padded, room, unstack
 from core_jax.transformer.tokenizer import Tokenizer
 
 PyTree = Any
 
 
 class Speaker:
-    """Draws turns. max_tokens: of one turn; batch: prompts that are read together."""
+    """Draws turns. max_tokens: of one turn; batch: prompts that are read together.
+
+    Raises UserError where `max_tokens` leaves no room for a prompt.
+    """
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Speaker:
         options = {'max_tokens': max_tokens, 'stops': words.stops, 'sampling': sampling}
         self._draw: dict[int, Any] = {}
         self._program = lambda n: jax.jit(functools.partial(generate, arch, samples=n, **options))
-        self.room = arch.max_positions - max_tokens
+        self.room = room(arch, max_tokens)
 
     @classmethod
     def open(cls, model: str, **options: Any) -> Speaker:
@@ -50,17 +52,17 @@ class Speaker:
     def draw(self, prompts: Sequence[Sequence[int]], key: jax.Array, samples: int = 1) -> list[list[list[int]]]:
         """Ids of `samples` turns for each prompt, their stops included; a prompt's K turns share its reading.
 
-        What a prompt draws depends on its place alone. Raises UserError where one leaves no room for a turn.
+        What a prompt draws depends on its place alone. Raises UserError, with the number of the prompt, where one is
+        empty or leaves no room for a turn, before any is read.
         """
+        if prompts:
+            checked(prompts, self.room)
         program = self._draw.setdefault(samples, self._program(samples))
         found: list[list[list[int]]] = []
         for first in range(0, len(prompts), self.batch):
             part = list(prompts[first : first + self.batch])
-            longest = max(map(len, part))
-            if longest > self.room:
-                raise UserError(f'a dialogue has {longest} tokens, there is room for {self.room}')
             filled = part + [part[0][:1]] * (self.batch - len(part))
-            tokens, lengths = padded(filled)
+            tokens, lengths = padded(filled, self.room)
             out = jax.device_get(program(self._params, tokens, lengths, jax.random.fold_in(key, first)))
             for tokens, lengths in zip(out.tokens[: len(part)], out.lengths[: len(part)], strict=True):
                 found.append([list(map(int, ids[:length])) for ids, length in zip(tokens, lengths, strict=True)])

@@ -81,7 +81,8 @@ def test_an_empty_directory_and_one_of_a_killed_start_are_fine(tmp_path):
     start(tmp_path / 'a').close()
     (tmp_path / 'b').mkdir()
     (tmp_path / 'b' / '.lock').touch()
-    (tmp_path / 'b' / '.config.json.tmp').write_text('{"half')
+    for name in ('.config.json.tmp', '.config.json.4321.tmp'):
+        (tmp_path / 'b' / name).write_text('{"half')
     start(tmp_path / 'b').close()
 
 

@@ -1,6 +1,8 @@
 """Drawing tokens with a cache is drawing them without one."""
 
+import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ import pytest
 from core_jax.errors import UserError
 from core_jax.transformer import model
 from core_jax.transformer.config import preset
-from core_jax.transformer.generate import Sampling, bucket, draw, generate, padded, prefill, unstack
+from core_jax.transformer.generate import Sampling, bucket, draw, generate, padded, prefill, room, unstack
+from core_jax.transformer.speaker import Speaker
 
 CONFIG = preset('tiny', qk_norm=True)
 KEY = jax.random.key(0)
@@ -147,3 +150,31 @@ def test_what_cannot_be():
         padded([[1], []])
     with pytest.raises(UserError, match='prompt 1 has 40 tokens, there is room for 32'):
         padded([[1], [2] * 40], limit=32)
+
+
+def test_a_prompt_within_the_context_and_one_beyond_it(params):
+    """Padding takes no part of it: a prompt and what is drawn may fill the context to the last place."""
+    arch = dataclasses.replace(CONFIG, max_positions=40)
+    assert room(arch, 4) == 36
+    tokens, lengths = padded([[7] * 36, [5]], limit=36)
+    assert tokens.shape == (2, 36) and padded([[5]], limit=36)[0].shape == (1, 32)
+    drawn = jax.eval_shape(functools.partial(generate, arch, max_tokens=4), params, tokens, lengths, KEY)
+    assert drawn.tokens.shape == (2, 1, 4)
+    for width, count, complaint in (
+        (37, 4, "prompts of 37 places, .* 4 tokens .* the model's 40 positions"),
+        (1, 0, 'max_tokens must be at least 1, got 0'),
+        (1, 40, 'leaves no room for a prompt: the model has 40'),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            generate(arch, params, np.ones((1, width), np.int32), np.array([1]), KEY, max_tokens=count)
+
+
+def test_a_speaker_says_which_prompt_is_too_long(params):
+    words = types.SimpleNamespace(stops=(1,))
+    arch = dataclasses.replace(CONFIG, max_positions=40)
+    speaker = Speaker(arch, params, words, max_tokens=4, batch=2)
+    with pytest.raises(UserError, match='prompt 3 has 37 tokens, there is room for 36'):
+        speaker.draw([[5], [6], [7], [8] * 37], KEY)
+    assert speaker.draw([], KEY) == []
+    with pytest.raises(UserError, match='max_tokens 40 leaves no room'):
+        Speaker(arch, params, words, max_tokens=40)

@@ -74,6 +74,19 @@ def test_preferences_begin_at_log_two_and_widen():
     assert float(metrics['accuracy']) == 1.0 and float(metrics['margin']) > 1
 
 
+def test_simpo_reads_no_reference():
+    """Neither of pairs of rows nor of pairs among branches: shapes say so."""
+    made = learner.make(ARCH, settings(objective='simpo', reduction='token_mean', beta=2.0, gamma=0.5))
+    sides = {side: rows(jnp.zeros((2, 7), jnp.int32)) for side in ('chosen', 'rejected')}
+    branches = {name: jnp.ones((2, 2, 7), jnp.int32) for name in ('tokens', 'mask', 'segments')}
+    branches |= {'after': jnp.zeros((2, 2), jnp.int32), 'stem': jnp.ones((2, 1), jnp.int32)}
+    index = jnp.zeros((2, 1), jnp.int32)
+    among = {'branches': branches | {'length': index[:, 0] + 1}, 'chosen': index, 'rejected': index + 1}
+    for batch in (sides, among | {'weight': jnp.ones((2, 1))}):
+        state = jax.eval_shape(made.init, KEY, batch)
+        assert jax.eval_shape(made.update, state, batch, made.hparams)[1]['margin'].shape == ()
+
+
 @pytest.mark.parametrize('objective', ['likelihood', 'dpo'])
 def test_how_a_batch_is_cut_changes_nothing(objective):
     """Rows of different weight, an update of parts against one of the whole."""
@@ -122,6 +135,13 @@ def test_what_cannot_be():
         ({'objective': 'dpoo'}, "did you mean 'dpo'"),
         ({'reduction': 'summ'}, "did you mean 'sum'"),
         ({'batch_size': 6, 'micro': 4}, 'not cut into parts of 4'),
+        ({'objective': 'simpo'}, 'its reduction is token_mean, got sum'),
+        ({'objective': 'dpo', 'beta': 0.0}, 'beta of a preference lies above 0'),
+        ({'objective': 'cdpo', 'smoothing': 0.5}, 'smoothing is at least 0 and below 0.5'),
+        ({'objective': 'cdpo', 'smoothing': -0.1}, 'smoothing is at least 0 and below 0.5'),
+        ({'objective': 'dpo', 'smoothing': 0.1}, 'smoothing belongs to cdpo; with dpo it must be 0'),
+        ({'objective': 'dpo', 'gamma': 0.5}, 'gamma belongs to simpo; with dpo it must be 0'),
+        ({'objective': 'dpo', 'reduction': 'turn_mean_sum'}, 'turn_mean_sum needs the number of turns'),
     ):
         with pytest.raises(UserError, match=complaint):
             learner.make(ARCH, settings(**fields))

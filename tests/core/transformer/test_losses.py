@@ -1,5 +1,7 @@
 """Losses of language models, in numbers from loops and closed forms; on one device and on eight."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,10 +61,10 @@ def test_neither_padding_nor_packing_changes_a_score(params):
     np.testing.assert_allclose(both[7:], alone[1, :5], atol=2e-5)
 
 
-def test_logits_in_chunks_and_queries_in_blocks(params, monkeypatch):
-    import dataclasses
-
-    tokens, places, segments = rows(16, 13)
+@pytest.mark.parametrize('width,remats', [(16, ('none', 'dots', 'full')), (13, ('none',))])
+def test_logits_in_chunks_and_queries_in_blocks(params, monkeypatch, width, remats):
+    """Of a length that they divide, and of one that they do not."""
+    tokens, places, segments = rows(13, 9, width=width)
 
     def loss(config, params):
         found = losses.token_logps(config, params, tokens, places, segments)
@@ -70,11 +72,30 @@ def test_logits_in_chunks_and_queries_in_blocks(params, monkeypatch):
 
     whole, gradient = jax.jit(jax.value_and_grad(lambda p: loss(CONFIG, p)))(params)
     monkeypatch.setattr(losses, 'CHUNK', 4)
-    for remat in ('none', 'dots', 'full'):
+    for remat in remats:
         config = dataclasses.replace(CONFIG, query_block=4, remat=remat)
         parts, same = jax.jit(jax.value_and_grad(lambda p, config=config: loss(config, p)))(params)
         assert float(parts) == pytest.approx(float(whole), rel=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), same, gradient)
+
+
+def test_memory_of_a_length_that_no_chunk_divides():
+    """Neither all logits nor all scores exist at once: 4,128 tokens ask for no more than 4,096 and a chunk do."""
+
+    def heads(q, keys, segments):
+        return model.attend(CONFIG, q, (keys, keys), segments, None, None)
+
+    def temporary(function, *shapes):
+        given = [jax.ShapeDtypeStruct(shape, kind) for *shape, kind in shapes]
+        return jax.jit(function).lower(*given).compile().memory_analysis().temp_size_in_bytes
+
+    def both(width):
+        row = 1, width, jnp.int32
+        logits = temporary(losses.label_logps, (1, width, 8, jnp.float32), (8, 4096, jnp.float32), row)
+        return logits, temporary(heads, (1, width, 4, 8, jnp.float32), (1, 2, width, 8, jnp.float32), row)
+
+    for part, most, whole in zip(both(4128), both(4096 + 512), (4128 * 4096, 4 * 4128**2), strict=True):
+        assert part <= most and part < 0.6 * 4 * whole
 
 
 @pytest.mark.parametrize('shape', ['data:2,fsdp:2,tensor:2', 'tensor:8', 'fsdp:8'])

@@ -1,5 +1,7 @@
 """Sequences behind one another in a row, and what a reference says of rows, kept."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,3 +77,19 @@ def test_a_reference_is_asked_once(tmp_path, monkeypatch):
     for path in tmp_path.glob('*.npz'):
         path.write_bytes(b'torn')
     np.testing.assert_allclose(reference.scores(tmp_path, ARCH, params, rows, config), means, rtol=1e-5)
+
+
+def test_what_cannot_be_read_is_asked_again(tmp_path, monkeypatch):
+    rows, config = packing.rows(sequences([5, 8, 3]), 8), learner.get_config()
+    monkeypatch.setattr(learner, 'scores', lambda arch, params, rows, config: (rows['tokens'].sum(1), None))
+    found = reference.scores(tmp_path, ARCH, {}, rows, config)
+    (path,) = tmp_path.iterdir()
+    packed = io.BytesIO()
+    np.savez_compressed(packed, scores=np.zeros(300))
+    squeezed = bytearray(packed.getvalue())
+    squeezed[60:70] = b'\xff' * 10
+    single = io.BytesIO()
+    np.save(single, found)
+    for content in (b'', path.read_bytes()[:90], bytes(squeezed), single.getvalue()):
+        path.write_bytes(content)
+        np.testing.assert_array_equal(reference.scores(tmp_path, ARCH, {}, rows, config), found)

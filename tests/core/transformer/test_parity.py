@@ -1,6 +1,7 @@
 """The decoder in numbers that are not ours: logits of Hugging Face's transformers, written down by golden/make.py."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -11,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from core_jax.transformer import checkpoint, generate, model
-from core_jax.transformer.config import from_hf, to_hf
+from core_jax.transformer.config import Config, RopeScaling, from_hf, to_hf
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
@@ -57,24 +58,92 @@ def test_a_config_written_is_the_config_read(name):
     document = json.loads(str(np.load(GOLDEN / f'{name}.npz')['config']))
     config = from_hf(document)
     assert from_hf(to_hf(config)) == config
-    for key in ('hidden_size', 'rms_norm_eps', 'num_key_value_heads', 'tie_word_embeddings'):
+    for key in (
+        'bos_token_id',
+        'eos_token_id',
+        'hidden_size',
+        'rms_norm_eps',
+        'num_key_value_heads',
+        'tie_word_embeddings',
+    ):
         assert to_hf(config)[key] == document[key]
     for key, value in document['rope_parameters'].items():
         assert to_hf(config)['rope_parameters'][key] == value
 
 
-def test_live_against_transformers(tmp_path):
+FAMILIES = {
+    'llama': {'rope_scaling': RopeScaling(8.0, original=64), 'bos_token_id': 3, 'eos_token_id': (5, 7)},
+    'smollm2': {'tie_embeddings': True, 'bos_token_id': 1, 'eos_token_id': 2},
+    'qwen2': {'qkv_bias': True, 'rms_eps': 1e-6, 'rope_theta': 1e6},
+    'qwen3': {'qk_norm': True, 'rms_eps': 1e-6, 'rope_theta': 1e6, 'tie_embeddings': True},
+}
+
+
+@functools.cache
+def made(family):
+    """(config, parameters, tokens, positions up to 2,600, logits) of a model of random sizes and weights."""
+    rng = np.random.default_rng(sorted(FAMILIES).index(family))
+    keys, shared, half = rng.integers(1, 4, 3).tolist()
+    sizes = {'vocab_size': 61, 'hidden_size': 8 * keys * shared, 'intermediate_size': 40, 'num_layers': 2}
+    sizes |= {'num_heads': keys * shared, 'num_kv_heads': keys, 'head_dim': 4 + 4 * half, 'max_positions': 4096}
+    config = Config(**sizes | {'rope_theta': 1e4} | FAMILIES[family])
+    weights = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape), checkpoint.shapes(config))
+    params = jax.tree.map_with_path(
+        lambda path, leaf: jnp.asarray(leaf + (path[-1].key == 'weight'), jnp.float32), weights
+    )
+    tokens = rng.integers(0, config.vocab_size, (1, 27))
+    positions = np.arange(27)[None] * 100
+    arrays = {'tokens': tokens, 'positions': positions}
+    return config, params, tokens, positions, logits(config, params, arrays)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_live_against_transformers(family, tmp_path):
     """Where torch and transformers are installed (the extra `parity`): they read what we wrote."""
     torch = pytest.importorskip('torch')
     transformers = pytest.importorskip('transformers')
-    written('qwen3', tmp_path)
-    config, params = checkpoint.load(tmp_path)
-    checkpoint.save(tmp_path / 'ours', config, params)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'ours', dtype=torch.float32).eval()
-    tokens = np.random.default_rng(1).integers(0, config.vocab_size, (2, 33))
+    config, params, tokens, positions, found = made(family)
+    checkpoint.save(tmp_path, config, params)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     with torch.no_grad():
-        wanted = theirs(torch.from_numpy(tokens)).logits.numpy()
-    np.testing.assert_allclose(model.logits(config, params, jnp.asarray(tokens)), wanted, atol=2e-5)
+        given = {'input_ids': tokens, 'position_ids': positions, 'attention_mask': np.ones_like(tokens)}
+        wanted = theirs(**{name: torch.from_numpy(value) for name, value in given.items()}).logits.numpy()
+    assert np.std(wanted) > 0.5
+    np.testing.assert_allclose(found, wanted, atol=3e-5 * np.abs(wanted).max())
+    ends = theirs.config.eos_token_id
+    assert (theirs.config.bos_token_id, tuple(ends) if isinstance(ends, list) else ends) == (
+        config.bos_token_id,
+        config.eos_token_id,
+    )
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_cache_changes_nothing_in_any_family(family):
+    """Tokens that are drawn behind prompts, token by token, against the whole sequence, in one layer of a model."""
+    config, params, *_ = made(family)
+    config = dataclasses.replace(config, num_layers=1)
+    params = params | {'layers': jax.tree.map(lambda leaf: leaf[:1], params['layers'])}
+    prompts = [[5, 9, 20, 31, 8], [7, 50]]
+    tokens, lengths = generate.padded(prompts)
+    draw = jax.jit(functools.partial(generate.generate, config, max_tokens=6))
+    found = draw(params, tokens, lengths, jax.random.key(0))
+    rows = np.zeros((2, 11), np.int32)
+    for row, prompt, drawn in zip(rows, prompts, found.tokens[:, 0], strict=True):
+        row[: len(prompt) + 6] = [*prompt, *drawn]
+    whole = jax.nn.log_softmax(jax.jit(lambda params, rows: model.logits(config, params, rows))(params, rows))
+    for row, prompt, logps, drawn in zip(whole, prompts, found.logps[:, 0], found.tokens[:, 0], strict=True):
+        np.testing.assert_allclose(logps, row[len(prompt) - 1 :][np.arange(6), drawn], atol=2e-5)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_bfloat16_is_near_float32(family):
+    """The same weights: eight bits of a number are kept, rotations at far positions and norms lose none of theirs."""
+    config, params, tokens, positions, wanted = made(family)
+    short = dataclasses.replace(config, dtype='bfloat16')
+    found = logits(short, params, {'tokens': tokens, 'positions': positions})
+    assert found.dtype == jnp.float32
+    off = np.abs(found - wanted) / np.std(wanted)
+    assert 1e-4 < np.sqrt((off**2).mean()) < 0.04 and off.max() < 0.2
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Weights in and out: what is written is what is read, on any mesh, and what is damaged is named."""
 
 import json
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +73,59 @@ def test_many_files_and_other_types(params, tmp_path, monkeypatch):
     same(checkpoint.load(tmp_path, dtype=jnp.bfloat16)[1], short)
 
 
+@pytest.mark.parametrize('sizes', [(60_000, 10**9), (10**9, 60_000), (60_000, 90_000)])
+def test_a_checkpoint_over_another(params, tmp_path, monkeypatch, sizes):
+    """Of one file over one of many, the other way round, and of fewer: nothing of the old one is left or read."""
+    other = jax.tree.map(lambda leaf: leaf + 1, params)
+    for size, tree in zip(sizes, (params, other), strict=True):
+        monkeypatch.setattr(checkpoint, 'SHARD_BYTES', size)
+        checkpoint.save(tmp_path, CONFIG, tree)
+    same(checkpoint.load(tmp_path)[1], other)
+    index = tmp_path / 'model.safetensors.index.json'
+    held = set(json.loads(index.read_text())['weight_map'].values()) if index.is_file() else {'model.safetensors'}
+    assert {path.name for path in tmp_path.iterdir()} - {index.name, 'config.json'} == held
+
+
+@pytest.mark.parametrize('at', [0, 1, 3, 4, 5])
+def test_a_save_that_is_interrupted_is_no_mixture(saved, params, monkeypatch, at):
+    """While files take the place of others, a directory is no checkpoint; before, it is what it was."""
+    other = jax.tree.map(lambda leaf: leaf + 1, params)
+    monkeypatch.setattr(checkpoint, 'SHARD_BYTES', 200_000)
+    done, replace, written = [], pathlib.Path.replace, checkpoint.save_file
+
+    def step(function):
+        def interrupted(*arguments, **keywords):
+            done.append(function)
+            if len(done) > at:
+                raise KeyboardInterrupt
+            return function(*arguments, **keywords)
+
+        return interrupted
+
+    monkeypatch.setattr(checkpoint, 'save_file', step(written))
+    monkeypatch.setattr(pathlib.Path, 'replace', step(replace))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(saved, CONFIG, other)
+    assert not list(saved.glob('.*'))
+    if replace not in done:
+        same(checkpoint.load(saved)[1], params)
+    else:
+        with pytest.raises(UserError, match=r'no config\.json'):
+            checkpoint.load(saved)
+
+
+def test_weights_are_on_the_disk_before_they_have_their_name(params, tmp_path, monkeypatch):
+    synced, replace = [], pathlib.Path.replace
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+
+    def renamed(path, to):
+        assert path.stat().st_ino in synced
+        return replace(path, to)
+
+    monkeypatch.setattr(pathlib.Path, 'replace', renamed)
+    checkpoint.save(tmp_path, CONFIG, params)
+
+
 @pytest.mark.parametrize('shape', ['fsdp:4,tensor:2', 'fsdp:2,tensor:4'])
 def test_straight_into_shards(saved, params, shape):
     mesh = make_mesh(shape)
@@ -101,6 +156,22 @@ def test_a_checkpoint_that_does_not_fit(saved, edit, complaint):
     assert str(saved) in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'edit',
+    [
+        lambda t: t.update({'model.norm.weight': np.ones(63, np.float32)}),
+        lambda t: t.update({'model.nrm.weight': t['model.norm.weight']}),
+    ],
+)
+def test_the_shard_of_a_tensor_that_does_not_fit(params, tmp_path, monkeypatch, edit):
+    monkeypatch.setattr(checkpoint, 'SHARD_BYTES', 60_000)
+    checkpoint.save(tmp_path, CONFIG, params)
+    where = json.loads((tmp_path / 'model.safetensors.index.json').read_text())['weight_map']['model.norm.weight']
+    change(tmp_path / where, edit)
+    with pytest.raises(UserError, match=where):
+        checkpoint.load(tmp_path)
+
+
 def test_what_is_no_checkpoint(saved, tmp_path):
     with pytest.raises(UserError, match=r'no config\.json'):
         checkpoint.load(tmp_path)
@@ -117,17 +188,37 @@ def test_what_is_no_checkpoint(saved, tmp_path):
         ({'hidden_act': 'gelu'}, 'silu'),
         ({'num_key_value_heads': 3}, 'do not divide'),
         ({'rope_parameters': {'rope_type': 'yarn'}}, 'yarn'),
+        ({'rope_parameters': 3}, 'rope parameters'),
+        ({'rope_parameters': {'rope_type': 'llama3', 'factor': 8}}, 'no low_freq_factor'),
+        ({'hidden_size': '16'}, "hidden_size is a whole number above 0, got '16'"),
+        ({'vocab_size': 0}, 'vocab_size is a whole number above 0, got 0'),
+        ({'rms_norm_eps': None}, 'has no rms_norm_eps'),
+        ({'rms_norm_eps': float('nan')}, 'rms_norm_eps is a number above 0'),
+        ({'tie_word_embeddings': 'no'}, 'tie_word_embeddings'),
+        ({'eos_token_id': '<|end|>'}, 'eos_token_id is the number of a token'),
     ):
         (saved / 'config.json').write_text(json.dumps(document | edit))
         with pytest.raises(UserError, match=complaint):
             checkpoint.read_config(saved)
-    (saved / 'config.json').write_text('{')
-    with pytest.raises(UserError, match=r'config\.json is damaged'):
-        checkpoint.read_config(saved)
-    (saved / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': {'a': '../elsewhere.safetensors'}}))
+    for content in ('{', '[]'):
+        (saved / 'config.json').write_text(content)
+        with pytest.raises(UserError, match=r'config\.json is damaged'):
+            checkpoint.read_config(saved)
     (saved / 'config.json').write_text(json.dumps(document))
-    with pytest.raises(UserError, match='has no'):  # files beside it, and no others
-        checkpoint.load(saved)
+    for name, complaint in (('../elsewhere.safetensors', 'has no'), (5, 'no name of a file')):  # files beside it alone
+        (saved / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': {'a': name}}))
+        with pytest.raises(UserError, match=complaint):
+            checkpoint.load(saved)
+
+
+def test_a_file_is_no_place_for_a_checkpoint(params, tmp_path):
+    (tmp_path / 'file').touch()
+    for write in (
+        lambda: checkpoint.save(tmp_path / 'file', CONFIG, params),
+        lambda: lora.export(tmp_path / 'file', CONFIG, lora.init(params, KEY, rank=1)),
+    ):
+        with pytest.raises(UserError, match='could not write .*file'):
+            write()
 
 
 def test_a_full_disk_leaves_nothing(params, tmp_path, monkeypatch):
@@ -181,6 +272,41 @@ def test_adapters_by_pefts_names(params, adapter, tmp_path):
         lora.init(params, KEY, targets=['q_prj'])
     with pytest.raises(UserError, match='no adapter'):
         lora.load(tmp_path / 'nowhere', params)
+
+
+@pytest.mark.parametrize(
+    'setting,complaint',
+    [
+        ({'use_rslora': True}, 'use_rslora True'),
+        ({'alpha_pattern': {'q_proj': 8}}, 'alpha_pattern'),
+        ({'rank_pattern': {'q_proj': 8}}, 'rank_pattern'),
+        ({'use_dora': True}, 'use_dora'),
+        ({'fan_in_fan_out': True}, 'fan_in_fan_out'),
+        ({'modules_to_save': ['lm_head']}, 'modules_to_save'),
+        ({'bias': 'all'}, "bias 'all'"),
+        ({'target_modules': 'all-linear'}, 'target_modules is a list of names'),
+        ({'target_modules': ['q_prj']}, "did you mean 'q_proj'"),
+    ],
+)
+def test_adapters_of_other_kinds(params, adapter, tmp_path, setting, complaint):
+    lora.export(tmp_path, CONFIG, adapter)
+    path = tmp_path / 'adapter_config.json'
+    empty = {'modules_to_save': None, 'alpha_pattern': {}, 'rank_pattern': {}, 'use_dora': False}
+    path.write_text(json.dumps(json.loads(path.read_text()) | empty))
+    lora.load(tmp_path, params)
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(UserError, match=complaint) as error:
+        lora.load(tmp_path, params)
+    assert str(path) in str(error.value)
+
+
+def test_matrices_of_an_adapter_that_lie_on_their_side(params, adapter, tmp_path):
+    """Of the same size, which is not enough."""
+    lora.export(tmp_path, CONFIG, adapter)
+    name = 'base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight'
+    change(tmp_path / 'adapter_model.safetensors', lambda t: t.update({name: np.ascontiguousarray(t[name].T)}))
+    with pytest.raises(UserError, match=rf'{name} is \[64, 4\], the model asks for \[4, 64\]'):
+        lora.load(tmp_path, params)
 
 
 @pytest.mark.filterwarnings('ignore::FutureWarning')  # peft's, about transformers
