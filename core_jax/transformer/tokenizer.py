@@ -179,11 +179,13 @@ def load(directory: Any, vocab_size: int | None = None) -> Tokenizer:
     another = 'it is the tokenizer of another model' + (f' than {about}' if model else '')
     if vocab_size is not None and found.size > vocab_size:
         raise UserError(f'{path} has {found.size} tokens, the model {vocab_size}: {another}')
+    # A model that was tuned further may end its turns with another mark than its tokenizer says, but with a mark.
+    marks = {token for token, mark in vocabulary.get_added_tokens_decoder().items() if mark.special}
     for name, ids in (('bos_token', begin), ('eos_token', ends)):
         if strange := [token for token in ids if vocabulary.id_to_token(token) is None]:
             raise UserError(f'{path} has no token {strange[0]}, the {name}_id: {another}')
         own = vocabulary.token_to_id(special[name]) if name in special else None
-        if own is not None and ids and own not in ids:
+        if own is not None and ids and own not in ids and not marks & set(ids):
             said = ' or '.join(map(str, ids))
             raise UserError(f'{name} of {settings} is {own} in {path}, the model says {said}: {another}')
     return found

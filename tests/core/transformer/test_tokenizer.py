@@ -145,7 +145,8 @@ def test_what_does_not_fit(tmp_path):
     [
         ({'bos_token_id': None, 'eos_token_id': 257}, None),
         ({'bos_token_id': 256, 'eos_token_id': [3, 257]}, None),
-        ({'eos_token_id': 256}, 'eos_token of .*tokenizer_config.json is 257 in .*, the model says 256'),
+        ({'eos_token_id': 256}, None),  # tuned to end its turns with another mark
+        ({'eos_token_id': 65}, 'eos_token of .*tokenizer_config.json is 257 in .*, the model says 65'),
         ({'eos_token_id': [3, 4]}, 'the model says 3 or 4'),
         ({'bos_token_id': 1}, 'bos_token of .* is 256 in .*, the model says 1'),
         ({'eos_token_id': [257, 128009]}, 'has no token 128009'),
