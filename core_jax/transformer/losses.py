@@ -28,7 +28,7 @@ from core_jax.transformer.model import Decoder, Prefix, equal_parts, lengthened
 PyTree = Any
 REDUCTIONS = ('sum', 'token_mean', 'turn_mean_sum', 'turn_mean_mean')
 PREFERENCES = ('dpo', 'cdpo', 'ipo', 'simpo')
-CHUNK = 512  # tokens of a row whose logits exist at a time
+CHUNK = 512  # tokens of a row whose logits exist at a time; of so few in all they are kept
 
 
 def token_logps(
@@ -101,6 +101,8 @@ def label_logps(hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.A
 def _chunked(logps, hidden: jax.Array, table: jax.Array, labels: jax.Array) -> jax.Array:
     """`logps` of some columns of [B, T] at a time."""
     length = labels.shape[1]
+    if labels.size <= CHUNK:  # so few that their logits may stay for the gradient
+        return logps(hidden, table, labels)
     if length <= CHUNK:
         return jax.checkpoint(logps)(hidden, table, labels)
     count, size = equal_parts(length, CHUNK)
