@@ -101,8 +101,8 @@ def get_config() -> ml_collections.ConfigDict:
             'turns': 5,  # of the agent
             'demonstrations': 4,  # careless ones of each training task, for the first fine-tuning
             'documents': 1600,  # other tasks, whose programs and dialogues are read before: see `documents`
-            'waste': 0.3,  # chance that they ask for any topic, be it known or closed
-            'early': 0.3,  # chance of a turn that they answer without the rest
+            'waste': 0.5,  # chance that they ask for any topic, be it known or closed
+            'early': 0.1,  # chance of a turn that they answer without the rest
             'model': '',  # a checkpoint to begin with: a directory, or a name in a package; empty: one is trained here
             'vocabulary': 512,  # of byte pairs, of the model that is trained here
             'layers': 3,

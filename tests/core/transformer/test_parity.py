@@ -97,6 +97,7 @@ def made(family):
     return config, params, tokens, positions, logits(config, params, arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', FAMILIES)
 def test_live_against_transformers(family, tmp_path):
     """Where torch and transformers are installed (the extra `parity`): they read what we wrote."""
