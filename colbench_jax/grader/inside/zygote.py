@@ -235,13 +235,8 @@ def child(job: dict, pipe: int, empty: str, uid) -> None:
             walls.die_with_parent()  # a change of user clears it
         walls.only_computing()  # where it cannot be, the other walls stand
         sys.path.clear()
-        for name in (
-            'ctypes',
-            '_ctypes',
-            'walls',
-            'screen',
-            'tagged',
-        ):  # what reads memory, and what the jail is made of
+        # What reads memory, and what the jail is made of.
+        for name in ('ctypes', '_ctypes', 'walls', 'screen', 'tagged'):
             sys.modules.pop(name, None)
         (run_compat if job['compat'] else run)(job)
         status = 0
