@@ -85,7 +85,7 @@ OTHER = 10**6  # added to a seed for tasks that are none of its experiment's
 def get_config() -> ml_collections.ConfigDict:
     """The experiment at the scale of two cores: a small model, trained here, over the restricted grammar."""
     fine, critic, policy, head = (learner.get_config() for _ in range(4))
-    fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1500, 'clip': 1.0, 'beta2': 0.99})
+    fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1300, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
     critic.update({'batch_size': 16, 'updates': 200, 'likelihood': 2.0})
     policy.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
