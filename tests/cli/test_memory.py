@@ -4,8 +4,6 @@ import platform
 import subprocess
 import sys
 
-import pytest
-
 FAULTS = """
 import resource, sys
 from core_jax.cli import keep_memory
@@ -16,11 +14,12 @@ print(counts[-1] - counts[0])
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc gives memory back as it does')
 def test_freed_memory_is_not_cleared_again():
-    """Page faults of three more blocks of 64 MB, of which each is freed before the next."""
+    """Page faults of three more blocks of 64 MB, of which each is freed before the next. Elsewhere than with glibc it
+    runs and changes nothing that could be told."""
     gave_back, kept = (
         int(subprocess.run([sys.executable, '-c', FAULTS, *words], capture_output=True, check=True, text=True).stdout)
         for words in ((), ('keep',))
     )
-    assert kept < 100 < gave_back
+    if platform.libc_ver()[0] == 'glibc':
+        assert kept < 100 < gave_back
