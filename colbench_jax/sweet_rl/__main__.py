@@ -93,13 +93,13 @@ def _following(stage: str, words: Sequence[str]) -> str:
 
 
 def _run(stage: str, flags: Any, fields: dict[str, str], words: Sequence[str]) -> None:
-    from colbench_jax.sweet_rl import experiment
+    from colbench_jax.sweet_rl import experiment, settings
 
-    config = experiment.get_config()
+    config = settings.get_config()
     if flags.config:
         apply(config, load_preset(flags.config))
     apply(config, (DEBUG if flags.debug else {}) | fields)
-    experiment.check(config)
+    settings.check(config)
     if flags.seed < 0:
         raise UserError(f'--seed must not be negative, got {flags.seed}')
     if stage in WITH_ARM:

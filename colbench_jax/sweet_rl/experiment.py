@@ -15,15 +15,11 @@ the stage, since the directory belongs to one config and seed.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
-import hashlib
 import itertools
-import json
 import pathlib
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,16 +33,15 @@ from colbench_jax.grader import Grader
 from colbench_jax.grader.pool import Pool
 from colbench_jax.simulators import ScriptedHuman
 from colbench_jax.sweet_rl import credit, value_head, words
+from colbench_jax.sweet_rl.kept import Kept
 from colbench_jax.sweet_rl.play import Player
-from colbench_jax.tasks.backend.generate import generate, grammar_named
-from colbench_jax.tasks.files import read_tasks, read_trajectories, write_lines
+from colbench_jax.tasks.backend.generate import generate
+from colbench_jax.tasks.files import read_tasks, read_trajectories
 from core_jax import training
-from core_jax.cli import require_positive
 from core_jax.errors import UserError, unknown
-from core_jax.files import make_directory, write_json_atomic
 from core_jax.state import Learner
 from core_jax.transformer import checkpoint, fetch, learner, lora, packing, tokenizer
-from core_jax.transformer.config import Config, preset
+from core_jax.transformer.config import Config
 from core_jax.transformer.tokenizer import Tokenizer
 
 PyTree = Any
@@ -78,70 +73,19 @@ ARMS = {
 }
 TURNS = tuple(name for name, arm in ARMS.items() if arm.kind == 'turns')
 SCRIPTED = ('oracle', 'greedy')
-SECONDS = 'seconds.json'
 OTHER = 10**6  # added to a seed for tasks that are none of its experiment's
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The experiment at the scale of two cores: a small model, trained here, over the restricted grammar."""
-    fine, critic, policy, head = (learner.get_config() for _ in range(4))
-    fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1300, 'clip': 1.0, 'beta2': 0.99})
-    critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
-    critic.update({'batch_size': 16, 'updates': 200, 'likelihood': 2.0})
-    policy.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
-    policy.likelihood = 3.0  # without it so small a model unlearns to write programs
-    head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 200})
-    return ml_collections.ConfigDict(
-        {
-            'grammar': 'restricted',
-            'hidden': (4, 4),  # least and most hidden slots of a task
-            'usual': 0.5,  # chance that a hidden slot has its most common value, so that a guess is lucky at times
-            'train_tasks': 800,  # that the model talks about
-            'test_tasks': 500,  # of other structures
-            'turns': 5,  # of the agent
-            'demonstrations': 4,  # careless ones of each training task, for the first fine-tuning
-            'documents': 1600,  # other tasks, whose programs and dialogues are read before: see `documents`
-            'waste': 0.5,  # chance that they ask for any topic, be it known or closed
-            'early': 0.1,  # chance of a turn that they answer without the rest
-            'model': '',  # a checkpoint to begin with: a directory, or a name in a package; empty: one is trained here
-            'vocabulary': 512,  # of byte pairs, of the model that is trained here
-            'layers': 3,
-            'width': 96,
-            'heads': 3,
-            'offline': '',  # a file of trajectories to learn from; empty: the first model's own, on the training tasks
-            'rollouts': 4,  # of those, of each task
-            'share': 1.0,  # of the trajectories, whose turns are states
-            'states': 2400,  # at most, that candidates are drawn for
-            'candidates': 4,  # of a state; the paper has 16, and fewer states for them
-            'told': 'system',  # how the critic is: by a system message, or by `text` ahead of the template, as released
-            'reference_informed': True,  # advantages against a reference that is told, too; as released it is not
-            'same_span': True,  # advantages over the same tokens; as released: header and text against text and stop
-            'turn_pairs': 4,  # of a state, drawn from the better and the worse half
-            'stems': 8,  # trajectories whose pairs of turns an update of a policy sees
-            'max_tokens': 96,  # of a turn
-            'batch': 64,  # prompts that are read together
-            'row': 256,  # tokens of a row, which holds several dialogues, of fine-tuning
-            'sft': fine,
-            'rft_updates': 300,
-            'critic': critic,
-            'value': head,
-            'policy': policy,
-            'mt_dpo_updates': 80,
-        }
-    )
-
-
-class Experiment:
+class Experiment(Kept):
     """One directory, config and seed. Every method makes what is missing and returns what is there."""
 
     def __init__(self, directory: Any, config: ml_collections.ConfigDict, seed: int = 0, say: Callable = print):
-        self.directory, self.config, self.seed, self.say = pathlib.Path(directory), config, seed, say
+        super().__init__(directory, say)
+        self.config, self.seed = config, seed
         self.models = self.directory / 'models'
         self.human = ScriptedHuman(seed, one_slot_only=True)
         self.key = jax.random.key(seed)
-        self._read: dict[str, list[dict[str, Any]]] = {}  # files, once each
         self._sft: PyTree = None
-        self._within = 0.0  # seconds that parts of what is being made have taken
 
     # Data
 
@@ -169,12 +113,12 @@ class Experiment:
                 )
                 return list(itertools.islice(fit, count[split]))
 
-        return self._lines(f'tasks-{split}', made, read_tasks)
+        return self.lines(f'tasks-{split}', made, read_tasks)
 
     def demonstrations(self) -> list[dict[str, Any]]:
         """Episodes of careless scripted agents on the training tasks."""
         count = self.config.demonstrations
-        return self._lines('demonstrations', lambda: self._careless('train', count), read_trajectories)
+        return self.lines('demonstrations', lambda: self._careless('train', count), read_trajectories)
 
     def documents(self) -> list[dict[str, Any]]:
         """Such episodes on other tasks, to be read with their programs in front and every token predicted.
@@ -182,7 +126,7 @@ class Experiment:
         They stand for what a language model has read before: a critic that is to use what stands in front must have
         learned to. No policy reads the program of a task in front of a dialogue about it.
         """
-        return self._lines('documents', lambda: self._careless('other', 2), read_trajectories)
+        return self.lines('documents', lambda: self._careless('other', 2), read_trajectories)
 
     def _careless(self, split: str, count: int) -> list[dict[str, Any]]:
         """`count` episodes of each task."""
@@ -255,7 +199,7 @@ class Experiment:
                 self.player(self.sft()).play(tasks, self.human, self._key('collect'), turns=self.config.turns)
             )
 
-        return self._lines('trajectories', made, read_trajectories)
+        return self.lines('trajectories', made, read_trajectories)
 
     def trajectory_pairs(self) -> list[tuple[dict, dict]]:
         """Raises NothingToLearn where no task has a solved trajectory beside another."""
@@ -309,7 +253,7 @@ class Experiment:
         def made() -> list[list[list[int]]]:
             return self.player(self.sft()).draw(prompts, self._key('candidates'), self.config.candidates)
 
-        return states, self._json('candidates', made, prompts)
+        return states, self.table('candidates', made, prompts)
 
     def advantages(self, name: str) -> np.ndarray:
         """[N, K] of all candidates, by the critic of an arm."""
@@ -319,7 +263,7 @@ class Experiment:
         def made() -> list[list[float]]:
             return self.judge(arm).advantages(states, drawn).tolist()
 
-        return np.array(self._json(f'advantages-{name}', made, drawn))
+        return np.array(self.table(f'advantages-{name}', made, drawn))
 
     def policy(self, name: str) -> PyTree:
         """Parameters of an arm. Raises UserError for an unknown one."""
@@ -372,7 +316,7 @@ class Experiment:
     def _trained(self, name: str, made: Learner, data: dict, config: Any, start: PyTree, put: Callable) -> PyTree:
         """Parameters that began as `start` (None: random ones), or those with an adapter of them merged in."""
         options: dict[str, Any] = {'paper': PAPER, 'steps': config.updates, 'seed': self.seed}
-        with self._clocked(name):
+        with self.clocked(name):
             if not config.lora_rank:
                 return training.trained(self.models, name, made, data, config, start=start, put=put, **options)
             adapter = training.trained(self.models, name, made, data, config, shared={'base': start}, **options)
@@ -399,7 +343,7 @@ class Experiment:
 
         if name not in SCRIPTED:
             arm_named(name)
-        return self._lines(f'evaluated-{name}', made, read_trajectories)
+        return self.lines(f'evaluated-{name}', made, read_trajectories)
 
     def best_of(self, name: str, samples: int) -> list[dict[str, Any]]:
         """The first model with the critic of an arm at its side: it says the best of `samples` candidates a turn."""
@@ -414,7 +358,7 @@ class Experiment:
             options = {'turns': turns, 'choose': choose, 'samples': samples}
             return self.graded(player.play(self.tasks('test'), self.human, self._key('evaluate'), **options))
 
-        return self._lines(f'evaluated-{name}-best-of-{samples}', made, read_trajectories)
+        return self.lines(f'evaluated-{name}-best-of-{samples}', made, read_trajectories)
 
     def graded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The same with their rewards."""
@@ -436,54 +380,6 @@ class Experiment:
     def _key(self, purpose: str) -> jax.Array:
         return jax.random.fold_in(self.key, int.from_bytes(purpose.encode()[:4], 'big') >> 1)
 
-    def _lines(self, name: str, made: Callable, read: Callable) -> list[dict[str, Any]]:
-        if name not in self._read:
-            path = make_directory(self.directory) / f'{name}.jsonl'
-            if not path.exists():
-                self.say(f'{name} ...')
-                with self._clocked(name):
-                    write_lines(path, made())
-            self._read[name] = read(path)
-        return self._read[name]
-
-    def _json(self, name: str, made: Callable, of: Any) -> Any:
-        """What was made `of` other things; made again where they have changed."""
-        path, digest = self.directory / f'{name}.json', hashlib.sha256(json.dumps(of).encode()).hexdigest()
-        kept = _read_json(path)
-        if kept.get('of') != digest:
-            self.say(f'{name} ...')
-            with self._clocked(name):
-                kept = {'of': digest, 'made': made()}
-            write_json_atomic(path, kept)
-        return kept['made']
-
-    def seconds(self) -> dict[str, float]:
-        """Of everything that was made here, without its parts that have a name of their own."""
-        return _read_json(self.directory / SECONDS)
-
-    @contextlib.contextmanager
-    def _clocked(self, name: str) -> Iterator[None]:
-        before, self._within, began = self._within, 0.0, time.monotonic()
-        try:
-            yield
-            known, took = self.seconds(), time.monotonic() - began
-            write_json_atomic(self.directory / SECONDS, known | {name: known.get(name, 0.0) + took - self._within})
-        finally:
-            self._within = before + time.monotonic() - began
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    """{} where there is none. Raises UserError for a damaged one."""
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f'{path} is damaged: {error}; delete it, and it is made again') from None
-    if not isinstance(found, dict):
-        raise UserError(f'{path} is damaged: no table; delete it, and it is made again')
-    return found
-
 
 def shape_of(program: str) -> str:
     """A program without the names that were drawn for it: those of its functions and their arguments."""
@@ -493,39 +389,6 @@ def shape_of(program: str) -> str:
             for name in (node.name, *(argument.arg for argument in node.args.args)):
                 names.setdefault(name, f'_{len(names)}')
     return re.sub(r'\w+', lambda word: names.get(word[0], word[0]), program)
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for unknown names, numbers out of range and files that are not there."""
-    counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states', 'row')
-    require_positive(config, (*counts, 'turn_pairs', 'stems', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
-    require_positive(config, ('candidates', 'test_tasks'), least=2)
-    require_positive(config, ('documents',), least=0)
-    require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
-    for name in ('waste', 'early', 'usual'):
-        if not 0 <= config[name] <= 1:
-            raise UserError(f'{name} must be between 0 and 1, got {config[name]}')
-    if not 0 < config.share <= 1:
-        raise UserError(f'share must be above 0 and at most 1, got {config.share}')
-    grammar_named(config.grammar)
-    hidden = tuple(config.hidden)
-    if len(hidden) != 2 or not all(isinstance(n, int) for n in hidden) or not 1 <= hidden[0] <= hidden[1]:
-        raise UserError(f'hidden must be two numbers, the least and the most hidden slots, such as 4,4; got {hidden}')
-    if config.told not in words.TOLD:
-        raise unknown('way to tell the critic', config.told, words.TOLD)
-    if config.offline and not pathlib.Path(config.offline).is_file():
-        raise UserError(f'offline: there is no file {config.offline}')
-    if config.value.lora_rank or (config.sft.lora_rank and not config.model):
-        raise UserError('adapters (lora_rank) belong to a model that is there: set model, and not value.lora_rank')
-    if config.width % (2 * config.heads):
-        raise UserError(f'a width of {config.width} does not divide into {config.heads} heads of an even size')
-    for name in ('sft', 'critic', 'policy', 'value'):
-        require_positive(config[name], ('updates', 'batch_size'))
-        block = ml_collections.ConfigDict(config[name].to_dict() | {'turns': config.turns})
-        try:
-            learner.make(preset('tiny'), block)
-        except UserError as error:
-            raise UserError(f'{name}: {error}') from None
 
 
 def arm_named(name: str) -> Arm:

@@ -11,7 +11,7 @@ import pytest
 
 from colbench_jax.episode import Episode
 from colbench_jax.simulators import ScriptedHuman
-from colbench_jax.sweet_rl import credit, experiment, value_head, words
+from colbench_jax.sweet_rl import credit, experiment, settings, value_head, words
 from colbench_jax.sweet_rl.play import Player, take_turn
 from colbench_jax.tasks.files import write_lines
 from core_jax.cli import apply, load_preset
@@ -119,7 +119,7 @@ def context(tokenizer, data):
 def test_no_policy_sees_what_is_hidden(tmp_path, monkeypatch, told):
     """All that the policies of an experiment learn from and are asked, searched for the reference of a
     task that is talked about; the critic's rows do hold it. Models are left out: what they would read counts."""
-    config = experiment.get_config()
+    config = settings.get_config()
     config.update({'train_tasks': 6, 'test_tasks': 4, 'demonstrations': 2, 'documents': 6, 'states': 12, 'told': told})
     run = experiment.Experiment(tmp_path, config, say=lambda text: None)
     learned, asked = {}, []
@@ -157,7 +157,7 @@ def test_no_policy_sees_what_is_hidden(tmp_path, monkeypatch, told):
 
 def test_no_test_program_is_trained_on(tmp_path):
     """Of other names it would be the same program; and trajectories from a file are not of test tasks."""
-    config = experiment.get_config()
+    config = settings.get_config()
     config.update({'train_tasks': 60, 'test_tasks': 60, 'documents': 60})
     run = experiment.Experiment(tmp_path, config, say=lambda text: None)
     shapes = {
@@ -350,7 +350,7 @@ def test_many_episodes_at_once(tokenizer):
 @pytest.mark.parametrize('released', [False, True])
 def test_all_arms_at_the_smallest_size(tmp_path, released):
     """The whole of it, twice: what is there is not made again."""
-    config = experiment.get_config()
+    config = settings.get_config()
     apply(config, load_preset('configs/sweet_rl/released.py') if released else {})
     config.update({'train_tasks': 24, 'test_tasks': 8, 'demonstrations': 2, 'layers': 1, 'width': 32, 'heads': 2})
     config.update(
@@ -384,13 +384,13 @@ def test_a_checkpoint_with_adapters_learns_from_a_file(tmp_path, tokenizer):
     """As with SmolLM2: adapters are merged after each stage, and nothing but a file of trajectories is learned from."""
     checkpoint.save(tmp_path / 'model', ARCH, made(1))
     tokenizer.save(tmp_path / 'model')
-    config = experiment.get_config()
+    config = settings.get_config()
     config.update({'model': str(tmp_path / 'model'), 'offline': str(tmp_path / 'offline.jsonl'), 'row': 512})
     config.update({'train_tasks': 4, 'test_tasks': 2, 'demonstrations': 1, 'states': 2, 'candidates': 4, 'batch': 2})
     config.update({'documents': 0, 'max_tokens': 8, 'turns': 2, 'mt_dpo_updates': 2})
     for block in ('sft', 'critic', 'policy'):
         config[block].update({'updates': 2, 'batch_size': 2, 'lora_rank': 2})
-    experiment.check(config)
+    settings.check(config)
     wrong = [{'role': 'user', 'content': 'f(a): x'}, {'role': 'assistant', 'content': 'times?'}]
     write_lines(tmp_path / 'offline.jsonl', [trajectory(1.0), trajectory(0.0, wrong)])
     run = experiment.Experiment(tmp_path / 'run', config, say=lambda text: None)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from colbench_jax.sweet_rl import __main__ as command
-from colbench_jax.sweet_rl import experiment, report
+from colbench_jax.sweet_rl import experiment, kept, report, settings
 from colbench_jax.tasks.files import write_lines
 from core_jax import stats
 from core_jax.errors import UserError
@@ -47,7 +47,7 @@ def test_the_next_command_has_the_same_flags():
 
 
 def test_a_directory_belongs_to_one_config_and_what_it_reads(tmp_path):
-    config = experiment.get_config()
+    config = settings.get_config()
     config.offline = str(tmp_path / 'offline.jsonl')
     write_lines(tmp_path / 'offline.jsonl', [{'a': 1}])
     command.opened(tmp_path / 'run', config, 0)
@@ -61,10 +61,10 @@ def test_a_directory_belongs_to_one_config_and_what_it_reads(tmp_path):
 
 
 def test_what_was_made_of_other_things_is_made_again(tmp_path):
-    run, made = experiment.Experiment(tmp_path, experiment.get_config(), say=lambda text: None), []
+    run, made = experiment.Experiment(tmp_path, settings.get_config(), say=lambda text: None), []
 
     def again(of):
-        return run._json('candidates', lambda: made.append(of) or [len(made)], of)
+        return run.table('candidates', lambda: made.append(of) or [len(made)], of)
 
     assert [again([1]), again([1]), again([2]), again([2])] == [[1], [1], [2], [2]]
     assert set(run.seconds()) == {'candidates'}
@@ -76,13 +76,13 @@ def test_what_was_made_of_other_things_is_made_again(tmp_path):
 def test_seconds_are_those_of_the_part_itself(tmp_path, monkeypatch):
     """A clock that moves by hand: 5 seconds within 8 are the inner part's, whether it ends well or not."""
     clock = [0.0]
-    monkeypatch.setattr(experiment.time, 'monotonic', lambda: clock[0])
-    run = experiment.Experiment(tmp_path, experiment.get_config())
-    with run._clocked('outer'):
+    monkeypatch.setattr(kept.time, 'monotonic', lambda: clock[0])
+    run = experiment.Experiment(tmp_path, settings.get_config())
+    with run.clocked('outer'):
         clock[0] += 1
-        with run._clocked('inner'):
+        with run.clocked('inner'):
             clock[0] += 5
-        with pytest.raises(UserError), run._clocked('failed'):
+        with pytest.raises(UserError), run.clocked('failed'):
             clock[0] += 4
             raise UserError('no')
         clock[0] += 2
@@ -102,7 +102,7 @@ def test_the_table_says_which_seeds_it_is_of(tmp_path):
     }
     seconds = {seed: {'zero_shot': 60.0, 'evaluated-zero_shot': 30.0, 'evaluated-rft': 10.0} for seed in range(3)}
     left_out = {'rft': ['seed 0: no trajectory is solved', 'seed 1: no trajectory is solved']}
-    document = report.document(found, left_out, 'python -m it', experiment.get_config(), range(3), seconds, 1.0)
+    document = report.document(found, left_out, 'python -m it', settings.get_config(), range(3), seconds, 1.0)
     lines = report.markdown(document).splitlines()
     values = stats.mean_interval([0.5, 0.0, 1.0])
     assert f'| zero_shot | 3 | 50.0 [{100 * values["low"]:.1f}, {100 * values["high"]:.1f}] |' in lines[4]
