@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 from core_jax.errors import UserError
-from core_jax.files import MISSING, differences, plain, reason, sync_directory, write_atomic
+from core_jax.files import MISSING, differences, plain, reason, sha256, sync_directory, sync_file, write_atomic
 from core_jax.mesh import fetch, place
 from core_jax.sharding import path_name
 
@@ -152,16 +152,15 @@ class Checkpoints:
 
     def _complete(self, temporary: pathlib.Path, final: pathlib.Path, step: int, leaves: dict, host: str) -> None:
         (temporary / 'host.json').write_text(host)
+        written = [path for path in sorted(temporary.rglob('*')) if path.is_file()]
+        for path in written:
+            sync_file(path)
         body = {
             'format': FORMAT,
             'step': step,
             'metadata': self.metadata,
             'leaves': {name: _describe(leaf) for name, leaf in leaves.items()},
-            'files': {
-                path.relative_to(temporary).as_posix(): [path.stat().st_size, _digest(path, sync=True)]
-                for path in sorted(temporary.rglob('*'))
-                if path.is_file()
-            },
+            'files': {path.relative_to(temporary).as_posix(): [path.stat().st_size, sha256(path)] for path in written},
         }
         manifest = {'sha256': _body_digest(body)} | body
         with open(temporary / 'manifest.json', 'w') as file:
@@ -280,13 +279,6 @@ def _read_leaves(path: pathlib.Path, target: dict[str, jax.ShapeDtypeStruct]) ->
 # Checksums.
 
 
-def _digest(path: pathlib.Path, sync: bool = False) -> str:
-    with open(path, 'rb') as file:
-        if sync:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def _body_digest(body: dict) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -316,7 +308,7 @@ def _verify(path: pathlib.Path) -> None:
             found = (path / name).stat().st_size
             if found != size:
                 raise _Damage(f'{name} has {found} bytes in place of {size}')
-            if _digest(path / name) != digest:
+            if sha256(path / name) != digest:
                 raise _Damage(f'{name} has a wrong checksum')
         except PermissionError:
             raise

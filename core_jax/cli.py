@@ -89,8 +89,8 @@ def keep_memory() -> None:
     """Memory that is freed stays with the process from now on, where the C library is glibc. Call it before jax.
 
     XLA's CPU backend asks for the temporaries of a program anew at each call. Large ones go back to the system when
-    they are freed, which clears every page before it hands it out again: a fifth of the CPU time of a training step of
-    SmolLM2-135M, which has 1.5 GB of them. The price is peak memory, where blocks of other sizes leave gaps.
+    they are freed, which clears every page before it hands it out again: a training step of SmolLM2-135M has 1.4 GB of
+    them. The price is peak memory, where blocks of other sizes leave gaps.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -83,6 +84,12 @@ def _running(process: str) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of a file's content, in hex."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def sync_file(path: pathlib.Path) -> None:

@@ -141,7 +141,8 @@ def opened(workdir: str, config: Any, seed: int) -> Any:
     from core_jax.files import differences, make_directory, plain, write_json_atomic
 
     directory = pathlib.Path(workdir) / f'seed-{seed}'
-    read = {name: _fingerprint(config[name]) for name in ('offline', 'model') if pathlib.Path(config[name]).exists()}
+    given = {name: pathlib.Path(config[name]) for name in ('offline', 'model') if config[name]}
+    read = {name: _fingerprint(path) for name, path in given.items() if path.exists()}
     path, wanted = directory / 'config.json', plain(config.to_dict()) | {'read': read}
     if path.exists():
         try:
@@ -157,14 +158,15 @@ def opened(workdir: str, config: Any, seed: int) -> Any:
     return experiment.Experiment(directory, config, seed)
 
 
-def _fingerprint(name: str) -> str:
+def _fingerprint(path: pathlib.Path) -> str:
     """SHA-256 of a file, or of all files of a directory."""
-    path = pathlib.Path(name)
-    if name and path.is_file():
-        with path.open('rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
-    parts = [_fingerprint(str(part)) for part in sorted(path.iterdir()) if part.is_file()] if name else []
-    return hashlib.sha256(''.join(parts).encode()).hexdigest()
+    from core_jax.files import sha256
+
+    if path.is_file():
+        return sha256(path)
+    return hashlib.sha256(
+        ''.join(sha256(part) for part in sorted(path.iterdir()) if part.is_file()).encode()
+    ).hexdigest()
 
 
 def _evaluate(flags: Any, config: Any, command: str) -> None:
