@@ -30,6 +30,7 @@ from colbench_jax.grader.inside.tagged import BITS, DECIMAL_BITS
 from core_jax.errors import UserError
 
 ZYGOTE = pathlib.Path(__file__).parent / 'inside' / 'zygote.py'
+MOST_BYTES = 400_000  # of what a child may say about one call
 PATIENCE = 20.0  # seconds beyond a job's own deadline, after which a jail counts as broken
 
 
@@ -121,7 +122,7 @@ class Pool:
                     crew[place].start(jobs[busy[place]])
             if not busy:
                 return [results[number] for number in range(len(results))]
-            _ready([crew[place].descriptor for place in busy], 1.0)
+            _ready([each for place in busy for each in crew[place].descriptors], 1.0)
             for place in [place for place in busy if crew[place].poll(0)]:
                 results[busy.pop(place)] = self._finish(crew, place)
                 tick()
@@ -142,7 +143,7 @@ class Pool:
             os.makedirs(self._empty, 0o555, exist_ok=True)  # what breaks may have tidied up
             crew[place] = _Jail(self._empty, one.kind)
             crew[place].greet()
-        return read_outcome(one.job, one.reply or {'rows': '', 'end': 'the jail broke'})
+        return read_outcome(one.job, one.rows if one.reply else b'', one.reply or 'the jail broke')
 
     def close(self) -> None:
         for jail in self.jails:
@@ -166,7 +167,10 @@ def _ready(descriptors: Sequence[int], seconds: float) -> bool:
 
 
 class _Jail:
-    """One zygote and the two pipes to it; `greet` it before its first job."""
+    """One zygote and the pipes to it; `greet` it before its first job.
+
+    `reply`: the line that says how the job ended. `rows`: what its child wrote, complete as soon as there is a reply.
+    """
 
     def __init__(self, empty: str, kind: str):
         self.kind = kind
@@ -176,14 +180,16 @@ class _Jail:
             self.command + (_folders_of('numpy') if kind == 'compat' else []),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={'PYTHONHASHSEED': JAILS[kind], 'OPENBLAS_NUM_THREADS': '1'},
             cwd='/',
             bufsize=0,
             start_new_session=True,
         )
         self.job = Job((), ())
-        self.descriptor = self.process.stdout.fileno()
+        self.descriptors = (self.process.stdout.fileno(), self.process.stderr.fileno())
+        for descriptor in self.descriptors:
+            os.set_blocking(descriptor, False)
         self._begin()
 
     def greet(self) -> None:
@@ -193,17 +199,19 @@ class _Jail:
         if self.reply is None:
             self.close()
             raise UserError('the jail does not start; try: ' + ' '.join(self.command))
-        self.hello = self.reply
+        self.hello = json.loads(self.reply)
 
     def _begin(self, deadline: float = 0.0) -> None:
-        self._said, self.reply, self._last = bytearray(), None, time.monotonic() + deadline + PATIENCE
+        self.rows, self.reply, self._told = bytearray(), None, bytearray()
+        self._last = time.monotonic() + deadline + PATIENCE
 
     def start(self, job: Job) -> None:
         self.job = job
         limits = job.limits.of(len(job.programs) * len(job.calls))
         self._begin(limits.deadline)
         text = json.dumps(job._asdict() | {'limits': limits._asdict()}).encode()
-        text = memoryview(len(text).to_bytes(4, 'big') + text)
+        head = len(text).to_bytes(4, 'big') + round(limits.deadline * 1000).to_bytes(4, 'big')
+        text = memoryview(head + text)
         try:
             while text:
                 text = text[os.write(self.process.stdin.fileno(), text) :]
@@ -212,19 +220,23 @@ class _Jail:
 
     def poll(self, wait: float = 1.0) -> bool:
         """Whether the reply is there, or will never come (`reply` is None then)."""
-        if _ready([self.descriptor], wait):
-            block = os.read(self.descriptor, 1 << 20)
-            self._said += block
-            length = int.from_bytes(self._said[:4], 'big') + 4 if len(self._said) >= 4 else 4
-            if len(self._said) > 4 and len(self._said) >= length:
-                self.reply = json.loads(bytes(self._said[4:length]))
-                return True
-            return not block
-        return time.monotonic() > self._last
+        if not _ready(self.descriptors, wait):
+            return time.monotonic() > self._last
+        ends, rows = self.descriptors
+        told = _block(ends)
+        self._told += told or b''
+        if self._told.endswith(b'\n'):
+            self.reply = self._told.decode().rstrip()
+        while said := _block(rows):
+            if len(self.rows) <= most_said(self.job):
+                self.rows += said  # more is thrown away: who floods ends at the limits
+            if self.reply is None:
+                break  # else nobody writes any more, and this is the last of it
+        return self.reply is not None or told == b''
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self.process.stdin.write(bytes(4))  # dismissed
+            self.process.stdin.write(bytes(8))  # dismissed
         self.process.stdin.close()
         try:
             self.process.wait(0.5)  # it ends by itself when its requests end
@@ -232,6 +244,15 @@ class _Jail:
             self.process.kill()  # its child, if any, dies with it
             self.process.wait()
         self.process.stdout.close()
+        self.process.stderr.close()
+
+
+def _block(descriptor: int) -> bytes | None:
+    """What can be read now: None if nothing can, nothing if nobody writes any more."""
+    try:
+        return os.read(descriptor, 1 << 16)
+    except BlockingIOError:
+        return None
 
 
 def _folders_of(package: str) -> list[str]:
@@ -240,8 +261,13 @@ def _folders_of(package: str) -> list[str]:
     return [str(pathlib.Path(spec.origin).parent.parent)] if spec and spec.origin else []
 
 
-def read_outcome(job: Job, reply: dict[str, str]) -> Outcome:
-    """The outcome of a reply, of which 'rows' was written by an answer: nothing in it is taken on trust.
+def most_said(job: Job) -> int:
+    """How many bytes of rows are read of a job."""
+    return MOST_BYTES * max(1, len(job.programs) * len(job.calls))
+
+
+def read_outcome(job: Job, rows: bytes, end: str) -> Outcome:
+    """The outcome of a job that came to `end`. Its `rows` were written by an answer: nothing in them is taken on trust.
 
     A row that is no row is passed over; of two rows for one call the first counts.
     """
@@ -249,7 +275,9 @@ def read_outcome(job: Job, reply: dict[str, str]) -> Outcome:
     values: list[list[list | None]] = [[None] * calls for _ in range(places)]
     errors: list[list[str | None]] = [[None] * calls for _ in range(places)]
     passed, open_ = [False] * calls, set(range(calls))
-    for line in reply['rows'].splitlines():
+    if len(rows) > most_said(job):
+        rows, end = rows[: most_said(job)], 'said too much'
+    for line in rows.decode('utf-8', 'replace').splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -275,8 +303,8 @@ def read_outcome(job: Job, reply: dict[str, str]) -> Outcome:
     for place in range(places):
         for call in range(0 if job.compat else calls):
             if values[place][call] is None and errors[place][call] is None:
-                errors[place][call] = reply['end'] if reply['end'] != 'ended' else 'no value'
-    return Outcome(values, errors, passed, reply['end'])
+                errors[place][call] = end if end != 'ended' else 'no value'
+    return Outcome(values, errors, passed, end)
 
 
 def well_formed(value: Any, depth: int = 0) -> bool:

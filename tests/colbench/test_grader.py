@@ -4,13 +4,15 @@ import decimal
 import json
 import math
 import pathlib
+import shutil
 import time
 
 import pytest
 
 from colbench_jax.grader import Grader, compare
+from colbench_jax.grader import pool as jails
 from colbench_jax.grader.inside import tagged
-from colbench_jax.grader.pool import Job, Limits, program_of, read_outcome, well_formed
+from colbench_jax.grader.pool import Job, Limits, Pool, program_of, read_outcome, well_formed
 from core_jax.errors import UserError
 
 
@@ -262,7 +264,7 @@ def test_rows_that_are_no_rows_are_passed_over():
         '[0, 0, ["i", "2"], null]',
         '[true, 0, 1, 2]',
     )
-    outcome = read_outcome(job, {'rows': '\n'.join((good, *forged, '[' * 100_000)), 'end': 'ended'})
+    outcome = read_outcome(job, '\n'.join((good, *forged, '[' * 100_000)).encode(), 'ended')
     assert outcome.values[0] == [['i', '1'], None] and outcome.errors[0][1] == 'no value'
     for value in (['i', '1' * 5_000], ['f', 'one'], ['l', [1]], ['d', [[['n']]]], ['z', 1], [], 'i', ['b', True]):
         assert not well_formed(value)
@@ -306,6 +308,26 @@ def test_a_broken_jail_is_replaced(pool):
     pool.jails[0].process.wait()
     assert pool.run(job).end == 'the jail broke'
     assert pool.run(job).values == [[['i', '1']]]
+
+
+def test_what_is_said_has_an_end(pool, monkeypatch):
+    monkeypatch.setattr(jails, 'MOST_BYTES', 10_000)
+    job = Job(('def f(x):\n    return list(range(x))',), ('f(3)', 'f(4000)', 'f(5)'))
+    outcome = pool.run(job)
+    assert outcome.end == 'said too much' and outcome.values[0][0] and outcome.errors[0][2] == 'said too much'
+    assert pool.run(job._replace(calls=('f(2)',))).values == [[['l', [['i', '0'], ['i', '1']]]]]
+
+
+@pytest.mark.parametrize('calls', [1, 20_000])  # within what a pipe holds, and beyond
+def test_a_child_that_never_reads_its_job_breaks_the_jail(monkeypatch, tmp_path, calls):
+    inside = shutil.copytree(jails.ZYGOTE.parent, tmp_path / 'inside')
+    text = (inside / 'zygote.py').read_text()
+    assert 'os.setsid()' in text
+    (inside / 'zygote.py').write_text(text.replace('os.setsid()', 'os._exit(0)'))
+    monkeypatch.setattr(jails, 'ZYGOTE', inside / 'zygote.py')
+    with Pool(1) as broken:
+        outcomes = broken.map([Job(('x = 1',), ('f(1)',) * calls)] * 2)
+    assert [outcome.end for outcome in outcomes] == ['the jail broke'] * 2
 
 
 @pytest.mark.slow

@@ -1,12 +1,13 @@
 """The process that answers run in children of: started by pool.py, warm, forked once for every job.
 
-Jobs come on stdin and what came of them goes to stdout, each as 4 bytes of length and JSON, until a length of 0
-dismisses it. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool, "limits": {}}.
-What comes back: {"rows": text}, where the text is what the child wrote, which may be forged, and {"end": how it ended}.
+On stdin come jobs, each as 4 bytes of its length, 4 of its deadline in milliseconds, and JSON, until a length of 0
+dismisses this process. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool,
+"limits": {}}. On stderr goes what the child writes, a row of JSON for each call, which may be forged; on stdout, when
+nothing of the job runs any more, a line that says how it ended.
 
-This process never runs an answer, and never reads a job or what came of one: for each it forks a supervisor, which
-reads the job, forks the child that runs it, answers and ends. So the memory that a child inherits holds its own job and
-no trace of any other, the reference's outputs among them; and it has one pipe, no files, no rights, no network.
+This process never runs an answer, and never reads a job or what came of one: the child reads its job itself, and
+answers itself. So the memory that it inherits holds no trace of any other job, the reference's outputs among them; and
+it has one pipe, no files, no rights, no network.
 """
 
 # No `from __future__` in this file: compile and exec would hand it on to what they are given.
@@ -42,8 +43,6 @@ MORE = (  # that references import
     'csv difflib hashlib html inspect io ipaddress locale logging numbers pathlib pprint secrets shlex struct textwrap '
     'traceback types unicodedata urllib.parse uuid warnings zlib zoneinfo'
 ).split()
-SERVED, DISMISSED, GONE = 0, 3, 4  # how a supervisor ends: after a job, told to end, the other side is no more
-MOST_BYTES = 400_000  # of what a child may say about one call
 LANGUAGE = frozenset(  # built-ins that an answer sees
     name for name in dir(builtins) if not name.startswith('_') and name not in screen._NAMES and name != 'license'
 )
@@ -217,13 +216,15 @@ def run_compat(job: dict) -> None:
         _say([number, passed, None])
 
 
-def child(job: dict, pipe: int, empty: str, uid) -> None:
-    """Builds the walls around itself, then runs the job. Never returns."""
+def child(requests: int, length: int, rows: int, empty: str, uid) -> None:
+    """Reads its job, builds the walls around itself, then runs the job. Never returns."""
     status = 1
     try:
         os.setsid()
         walls.die_with_parent()
-        os.dup2(pipe, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        job = json.loads(_read(requests, length))
+        os.dup2(rows, 0)
         os.closerange(1, 1024)  # the zygote opens no more than a dozen
         for number in (signal.SIGPROF, signal.SIGALRM):
             signal.signal(number, _alarm)
@@ -249,60 +250,24 @@ def child(job: dict, pipe: int, empty: str, uid) -> None:
         os._exit(status)
 
 
-def serve(requests: int, replies: int, empty: str, uid) -> int:
-    """In the supervisor: one job, and the answer to it but for its last byte, which says that all has ended."""
-    walls.die_with_parent()
-    walls.reap_orphans()
-    head = _read(requests, 4)
-    length = int.from_bytes(head or b'', 'big')
-    body = _read(requests, length) if length else None
-    if not body:
-        return DISMISSED if head and not length else GONE
-    try:
-        _send(replies, supervise(json.loads(body), empty, uid))
-    except BrokenPipeError:
-        return GONE
-    return SERVED
-
-
-def supervise(job: dict, empty: str, uid) -> dict:
-    """Forks the child, reads what it says until it ends, the deadline passes or it says too much; then kills it."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        child(job, write, empty, uid)
-    os.close(write)
-    said, end, deadline = bytearray(), 'ended', time.monotonic() + job['limits']['deadline']
-    most = MOST_BYTES * max(1, len(job['programs']) * len(job['calls']))
-    poll = select.poll()
-    poll.register(read, select.POLLIN)
-    while True:
+def wait(pid: int, seconds: float) -> str:
+    """How the child ended, at the latest after `seconds`; nothing of its job runs any more then."""
+    end, deadline = 'ended', time.monotonic() + seconds
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
+        if left <= 0:
             end = 'out of time'
             break
-        block = os.read(read, 65536)
-        said += block
-        if not block:
-            break
-        if len(said) > most:
-            end = 'said too much'
-            break
-    os.close(read)
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
-    try:
-        os.kill(pid, signal.SIGKILL)  # it may not have come to setsid
-    except ProcessLookupError:
-        pass
-    _, status = os.waitpid(pid, 0)
+        signal.sigtimedwait({signal.SIGCHLD}, left)
+    for kill in (os.killpg, os.kill):  # both: it may not have come to setsid
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
     if end == 'ended' and status:
         end = f'killed by signal {os.WTERMSIG(status)}' if os.WIFSIGNALED(status) else 'failed'
     while _leftovers():
         pass
-    return {'rows': said[:most].decode('utf-8', 'replace'), 'end': end}
+    return end
 
 
 def _leftovers() -> bool:
@@ -319,10 +284,10 @@ def _leftovers() -> bool:
 
 
 def main() -> None:
-    requests, replies = os.dup(0), os.dup(1)
+    requests, ends, rows = map(os.dup, (0, 1, 2))
     nothing = os.open('/dev/null', os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
     os.close(nothing)
     empty, kind, *folders = sys.argv[1:]  # folders: of numpy
     sys.path[:0] = folders
@@ -339,33 +304,33 @@ def main() -> None:
         'empty_root': uid is not None,
     }
     built['system_calls'] = walls.succeeds(walls.keeps_to_computing)
+    walls.reap_orphans()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # it is waited for
     gc.freeze()  # the collector of a child leaves the shared pages alone
-    _send(replies, {'walls': built, 'uid': uid, 'hash': hash('colbench')})
-    waiting, status = select.poll(), SERVED
-    waiting.register(requests, select.POLLIN)
-    with contextlib.suppress(BrokenPipeError):
-        while status == SERVED:
-            os.write(replies, b'\n')
-            waiting.poll()
+    unread = select.poll()
+    unread.register(requests, select.POLLIN)
+    try:
+        _tell(ends, json.dumps({'walls': built, 'uid': uid, 'hash': hash('colbench')}))
+        while head := _read(requests, 8):
+            length, milliseconds = (int.from_bytes(head[at : at + 4], 'big') for at in (0, 4))
+            if not length:
+                return
             pid = os.fork()
             if not pid:
-                status = GONE
-                try:
-                    status = serve(requests, replies, empty, uid)
-                finally:
-                    os._exit(status)
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status != DISMISSED:  # the parent was killed and could not tidy up
-        with contextlib.suppress(OSError):
-            os.rmdir(empty)
+                child(requests, length, rows, empty, uid)
+            end = wait(pid, milliseconds / 1000)
+            if unread.poll(0):
+                return  # the child died before it read its job: nothing here can be told apart any more
+            _tell(ends, end)
+    except BrokenPipeError:
+        pass
+    with contextlib.suppress(OSError):  # the parent was killed and could not tidy up
+        os.rmdir(empty)
 
 
-def _send(descriptor: int, message: dict) -> None:
-    """All of a message but for its last byte, a line end."""
-    text = json.dumps(message).encode()
-    text = (len(text) + 1).to_bytes(4, 'big') + text
-    while text:
-        text = text[os.write(descriptor, text) :]
+def _tell(descriptor: int, line: str) -> None:
+    """A line, which is short enough to be written at once."""
+    os.write(descriptor, line.encode() + b'\n')
 
 
 def _read(descriptor: int, count: int):
