@@ -33,6 +33,7 @@ bench: $(VENV)/installed  ## measure speed on this machine, beside peers where t
 	$(BIN)/python -m scaling.utd.bench $(ARGS)
 	$(BIN)/python -m diffusion_jax.bench $(ARGS)
 	$(BIN)/python -m core_jax.transformer.bench $(ARGS)
+	$(BIN)/python -m colbench_jax.bench $(ARGS)
 
 reproduce-fql: $(VENV)/installed  ## six agents on five environments, three seeds: about two hours on two cores
 	$(BIN)/python -m fql_jax.reproduce $(ARGS)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from colbench_jax.grader.compare import same
-from colbench_jax.grader.pool import Job, Limits, Pool, calls_of, program_of, well_formed
+from colbench_jax.grader.pool import Job, Limits, Pool, calls_of, jail_of, program_of, well_formed
 from core_jax.errors import UserError, unknown
 from core_jax.files import write_json_atomic
 
@@ -88,13 +88,16 @@ class Grader:
         """The reference's tagged value for every call of every task; each reference runs once."""
         keys = [_key(task) for task in tasks]
         new = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self._values}
-        # References of original files are written by a model: they pass the walls, but not the list of what is allowed.
-        jobs = [
-            Job((task['ground_truth'],), calls_of(task), screen=False, jail='references', limits=self.limits)
-            for task in new.values()
-        ]
-        for key, outcome in zip(new, self.pool.map(jobs), strict=True):
-            self._values[key] = outcome.values[0]
+        for jail in ('grades', 'references'):
+            # References of original files are written by a model: they pass the walls, but not the list of what is
+            # allowed.
+            jobs = {
+                key: Job((task['ground_truth'],), calls_of(task), screen=False, jail=jail, limits=self.limits)
+                for key, task in new.items()
+                if jail_of(task['ground_truth']) == jail
+            }
+            for key, outcome in zip(jobs, self.pool.map(list(jobs.values())), strict=True):
+                self._values[key] = outcome.values[0]
         return [self._values[key] for key in keys]
 
     def _compare(self, wanted: list, found: list, errors: list) -> Grade:

@@ -9,6 +9,7 @@ container or a virtual machine.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import importlib.util
 import json
@@ -18,6 +19,7 @@ import pathlib
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,11 +28,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from colbench_jax.grader.compare import number
+from colbench_jax.grader.inside.screen import MODULES
 from colbench_jax.grader.inside.tagged import BITS, DECIMAL_BITS
 from core_jax.errors import UserError
 
 ZYGOTE = pathlib.Path(__file__).parent / 'inside' / 'zygote.py'
 MOST_BYTES = 400_000  # of what a child may say about one call
+PIPE_BYTES = 1 << 20  # what a process without rights may ask for
 PATIENCE = 20.0  # seconds beyond a job's own deadline, after which a jail counts as broken
 
 
@@ -103,7 +107,7 @@ class Pool:
 
     @functools.cached_property
     def missing_walls(self) -> list[str]:
-        return [name for name, built in self.jails[0].hello['walls'].items() if not built]
+        return [name for name, built in self._crew('grades')[0].hello['walls'].items() if not built]
 
     def run(self, job: Job) -> Outcome:
         """One job."""
@@ -113,7 +117,15 @@ class Pool:
         """All jobs, which want one kind of jail, side by side; the results in their order. tick: called after each."""
         if not jobs:
             return []
-        crew = self._crew('compat' if jobs[0].compat else jobs[0].jail)
+        kind = 'compat' if jobs[0].compat else jobs[0].jail
+        try:
+            return self._map(self._crew(kind), jobs, tick)
+        except BaseException:
+            for jail in self._crews.pop(kind, []):  # what they say now would be taken for the next job's
+                jail.close()
+            raise
+
+    def _map(self, crew: list[_Jail], jobs: Sequence[Job], tick: Callable[[], None]) -> list[Outcome]:
         waiting, results, busy = list(range(len(jobs)))[::-1], {}, {}
         while True:
             for place in range(self.size):
@@ -122,8 +134,9 @@ class Pool:
                     crew[place].start(jobs[busy[place]])
             if not busy:
                 return [results[number] for number in range(len(results))]
-            _ready([each for place in busy for each in crew[place].descriptors], 1.0)
-            for place in [place for place in busy if crew[place].poll(0)]:
+            # Not for rows: what a child says can wait in its pipe, which is emptied now and then.
+            _ready([crew[place].ends for place in busy], 0.02)
+            for place in [place for place in busy if crew[place].poll()]:
                 results[busy.pop(place)] = self._finish(crew, place)
                 tick()
 
@@ -187,15 +200,18 @@ class _Jail:
             start_new_session=True,
         )
         self.job = Job((), ())
-        self.descriptors = (self.process.stdout.fileno(), self.process.stderr.fileno())
-        for descriptor in self.descriptors:
-            os.set_blocking(descriptor, False)
+        self.ends = self.process.stdout.fileno()
+        for pipe in (self.process.stdout, self.process.stderr):
+            os.set_blocking(pipe.fileno(), False)
+        for pipe in (self.process.stdin, self.process.stderr):
+            with contextlib.suppress(OSError):  # so that a child rarely waits for this process
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._begin()
 
     def greet(self) -> None:
         """Waits until it is there. Raises UserError where it does not come."""
         while not self.poll():
-            pass
+            _ready([self.ends], 1.0)
         if self.reply is None:
             self.close()
             raise UserError('the jail does not start; try: ' + ' '.join(self.command))
@@ -210,7 +226,7 @@ class _Jail:
         limits = job.limits.of(len(job.programs) * len(job.calls))
         self._begin(limits.deadline)
         text = json.dumps(job._asdict() | {'limits': limits._asdict()}).encode()
-        head = len(text).to_bytes(4, 'big') + round(limits.deadline * 1000).to_bytes(4, 'big')
+        head = bytes(1) + len(text).to_bytes(4, 'big') + round(limits.deadline * 1000).to_bytes(4, 'big')
         text = memoryview(head + text)
         try:
             while text:
@@ -218,25 +234,23 @@ class _Jail:
         except BrokenPipeError:
             self._last = 0.0
 
-    def poll(self, wait: float = 1.0) -> bool:
-        """Whether the reply is there, or will never come (`reply` is None then)."""
-        if not _ready(self.descriptors, wait):
-            return time.monotonic() > self._last
-        ends, rows = self.descriptors
-        told = _block(ends)
+    def poll(self) -> bool:
+        """Whether the reply is there, or will never come (`reply` is None then); takes what was said so far."""
+        told = _block(self.ends)
         self._told += told or b''
         if self._told.endswith(b'\n'):
             self.reply = self._told.decode().rstrip()
-        while said := _block(rows):
+        while said := _block(self.process.stderr.fileno()):
             if len(self.rows) <= most_said(self.job):
-                self.rows += said  # more is thrown away: who floods ends at the limits
-            if self.reply is None:
-                break  # else nobody writes any more, and this is the last of it
-        return self.reply is not None or told == b''
+                self.rows += said
+            elif self.reply is None:
+                self.process.send_signal(signal.SIGUSR1)
+                break
+        return self.reply is not None or told == b'' or time.monotonic() > self._last
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self.process.stdin.write(bytes(8))  # dismissed
+            self.process.stdin.write(bytes(9))  # dismissed
         self.process.stdin.close()
         try:
             self.process.wait(0.5)  # it ends by itself when its requests end
@@ -356,6 +370,15 @@ def _is_number(value: list) -> bool:
 def calls_of(task: dict[str, Any]) -> tuple[str, ...]:
     """The calls of a task, in the order of its file."""
     return tuple(task['test_cases'].values())
+
+
+_IMPORT = re.compile(r'^[ \t]*(?:import ([\w.]+)|from ([\w.]+) import .*)$', re.M)
+
+
+def jail_of(reference: str) -> str:
+    """The kind of jail for a reference: that of answers, which is quicker, unless it may import what that lacks."""
+    others = _IMPORT.sub(lambda found: '' if (found[1] or found[2]) in MODULES else found[0], reference)
+    return 'references' if 'import' in others else 'grades'
 
 
 # A fence, the language behind it, and the code; the last one may lack its end.

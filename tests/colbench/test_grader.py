@@ -4,6 +4,7 @@ import decimal
 import json
 import math
 import pathlib
+import select
 import shutil
 import time
 
@@ -282,6 +283,20 @@ def test_code_is_taken_out_of_its_fence():
     assert program_of('```\npython = 3\n```') == 'python = 3' and program_of('```python x = 1```').strip() == 'x = 1'
 
 
+def test_references_have_what_they_import(graders):
+    for line, call, jail in (
+        ('import math', 'math.floor(x)', 'grades'),
+        ('from collections import Counter as C  # import', 'C([x])[x]', 'grades'),
+        ('import uuid', 'uuid.UUID(int=x).int', 'references'),
+        ('import math, uuid', 'uuid.UUID(int=x).int', 'references'),
+        ('x = 1; import uuid', 'uuid.UUID(int=x).int', 'references'),
+        ("uuid = __import__('uuid')", 'uuid.UUID(int=x).int', 'references'),
+    ):
+        reference = f'{line}\ndef f(x):\n    return {call}'
+        assert jails.jail_of(reference) == jail, line
+        assert graders['strict'].expected([task_of(reference, ['f(1)'])]) == [[['i', '1']]], line
+
+
 def test_references_run_once_and_are_kept(pool, tmp_path):
     task, file = task_of(AREA, CALLS), tmp_path / 'references.json'
     with Grader(pool=pool, cache=file) as grader:
@@ -316,6 +331,45 @@ def test_what_is_said_has_an_end(pool, monkeypatch):
     outcome = pool.run(job)
     assert outcome.end == 'said too much' and outcome.values[0][0] and outcome.errors[0][2] == 'said too much'
     assert pool.run(job._replace(calls=('f(2)',))).values == [[['l', [['i', '0'], ['i', '1']]]]]
+
+
+def test_who_floods_is_stopped(pool):
+    source = 'import os\ndef f():\n    while True:\n        os.write(0, b"x" * 60_000)'
+    began = time.monotonic()
+    outcome = pool.run(Job((source,), ('f()',), screen=False, limits=Limits(30.0, 40, deadline=60.0)))
+    assert outcome.end == outcome.errors[0][0] == 'said too much' and time.monotonic() - began < 15
+    assert pool.run(Job(('x = 1',), ('x',))).values == [[['i', '1']]]
+
+
+def test_a_child_need_not_wait_for_the_parent(pool):
+    long = Job(('def f(n):\n    return list(range(n))',), tuple(f'f({4_900 + k})' for k in range(8)))
+    pauses = [0, 2]
+    jobs = [Job(('x = 1',), ('x',)), long._replace(limits=Limits(deadline=1.5))]
+    outcomes = pool.map(jobs, lambda: time.sleep(pauses.pop()))
+    assert [outcome.end for outcome in outcomes] == ['ended'] * 2 and None not in outcomes[1].values[0]
+
+
+def test_what_a_map_left_behind_counts_for_no_later_job(pool):
+    jobs = [Job((f'x = {k}',), ('x',)) for k in range(8)]
+    with pytest.raises(ZeroDivisionError):
+        pool.map(jobs, lambda: 1 / 0)
+    assert [outcome.values for outcome in pool.map(jobs)] == [[[['i', f'{k}']]] for k in range(8)]
+
+
+def test_a_job_that_is_not_read_in_time_costs_no_later_one(monkeypatch, tmp_path):
+    """The parent may be stopped while it writes; what it writes then is no beginning of a job."""
+    inside = shutil.copytree(jails.ZYGOTE.parent, tmp_path / 'inside')
+    text = (inside / 'zygote.py').read_text()
+    (inside / 'zygote.py').write_text(text.replace('os.setsid()', '_read(requests, 10); time.sleep(60)'))
+    monkeypatch.setattr(jails, 'ZYGOTE', inside / 'zygote.py')
+    with Pool(1) as slow:
+        jail = slow.jails[0]
+        text = b'{"programs": []}'
+        head = bytes(1) + len(text).to_bytes(4, 'big') + (200).to_bytes(4, 'big')
+        jail.process.stdin.write(head + text[:10])
+        assert select.select([jail.process.stdout], [], [], 20)[0] and jail.process.stdout.read(64) == b'out of time\n'
+        jail.process.stdin.write(text[10:] + b'"x": 1}')
+        assert jail.process.wait(20) == 0
 
 
 @pytest.mark.parametrize('calls', [1, 20_000])  # within what a pipe holds, and beyond

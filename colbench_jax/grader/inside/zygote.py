@@ -1,9 +1,9 @@
 """The process that answers run in children of: started by pool.py, warm, forked once for every job.
 
-On stdin come jobs, each as 4 bytes of its length, 4 of its deadline in milliseconds, and JSON, until a length of 0
-dismisses this process. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool,
+On stdin come jobs, each as a byte of 0, 4 of its length, 4 of its deadline in milliseconds, and JSON, until a length
+of 0 dismisses this process. A job: {"programs": [source, ...], "calls": ["f(1)", ...], "screen": bool, "compat": bool,
 "limits": {}}. On stderr goes what the child writes, a row of JSON for each call, which may be forged; on stdout, when
-nothing of the job runs any more, a line that says how it ended.
+nothing of the job runs any more, a line that says how it ended. SIGUSR1: the child said too much.
 
 This process never runs an answer, and never reads a job or what came of one: the child reads its job itself, and
 answers itself. So the memory that it inherits holds no trace of any other job, the reference's outputs among them; and
@@ -43,6 +43,7 @@ MORE = (  # that references import
     'csv difflib hashlib html inspect io ipaddress locale logging numbers pathlib pprint secrets shlex struct textwrap '
     'traceback types unicodedata urllib.parse uuid warnings zlib zoneinfo'
 ).split()
+AWAITED = {signal.SIGCHLD, signal.SIGUSR1}
 LANGUAGE = frozenset(  # built-ins that an answer sees
     name for name in dir(builtins) if not name.startswith('_') and name not in screen._NAMES and name != 'license'
 )
@@ -216,12 +217,14 @@ def run_compat(job: dict) -> None:
         _say([number, passed, None])
 
 
-def child(requests: int, length: int, rows: int, empty: str, uid) -> None:
+def child(zygote: int, requests: int, length: int, rows: int, empty: str, uid) -> None:
     """Reads its job, builds the walls around itself, then runs the job. Never returns."""
     status = 1
     try:
         os.setsid()
         walls.die_with_parent()
+        if os.getppid() != zygote:
+            os._exit(status)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         job = json.loads(_read(requests, length))
         os.dup2(rows, 0)
@@ -258,7 +261,10 @@ def wait(pid: int, seconds: float) -> str:
         if left <= 0:
             end = 'out of time'
             break
-        signal.sigtimedwait({signal.SIGCHLD}, left)
+        came = signal.sigtimedwait(AWAITED, left)
+        if came and came.si_signo == signal.SIGUSR1:
+            end = 'said too much'
+            break
     for kill in (os.killpg, os.kill):  # both: it may not have come to setsid
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
@@ -284,6 +290,7 @@ def _leftovers() -> bool:
 
 
 def main() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     requests, ends, rows = map(os.dup, (0, 1, 2))
     nothing = os.open('/dev/null', os.O_RDWR)
     for number in (0, 1, 2):
@@ -305,22 +312,24 @@ def main() -> None:
     }
     built['system_calls'] = walls.succeeds(walls.keeps_to_computing)
     walls.reap_orphans()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # it is waited for
     gc.freeze()  # the collector of a child leaves the shared pages alone
-    unread = select.poll()
-    unread.register(requests, select.POLLIN)
+    waiting = select.poll()
+    waiting.register(requests, select.POLLIN)
+    zygote = os.getpid()
     try:
         _tell(ends, json.dumps({'walls': built, 'uid': uid, 'hash': hash('colbench')}))
-        while head := _read(requests, 8):
-            length, milliseconds = (int.from_bytes(head[at : at + 4], 'big') for at in (0, 4))
-            if not length:
+        while head := _read(requests, 9):
+            length, milliseconds = (int.from_bytes(head[at : at + 4], 'big') for at in (1, 5))
+            if not length or head[0]:  # dismissed, or the last child died while it read its job
                 return
+            signal.sigtimedwait({signal.SIGUSR1}, 0)  # of the last job, which had ended
+            os.set_blocking(rows, True)
             pid = os.fork()
             if not pid:
-                child(requests, length, rows, empty, uid)
+                child(zygote, requests, length, rows, empty, uid)
             end = wait(pid, milliseconds / 1000)
-            if unread.poll(0):
-                return  # the child died before it read its job: nothing here can be told apart any more
+            if any(event & select.POLLIN for _, event in waiting.poll(0)):
+                return  # it died before it had read its job
             _tell(ends, end)
     except BrokenPipeError:
         pass
