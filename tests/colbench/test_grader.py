@@ -283,6 +283,11 @@ def test_code_is_taken_out_of_its_fence():
     assert program_of('```\npython = 3\n```') == 'python = 3' and program_of('```python x = 1```').strip() == 'x = 1'
 
 
+def test_calls_may_contain_what_answers_may_not(graders):
+    task = task_of('def f(x):\n    return x', ['f((lambda x: x).__name__)', 'f([].__class__.__name__)'])
+    assert graders['strict'].grade(task, task['ground_truth']).passed == (True, True)
+
+
 def test_references_have_what_they_import(graders):
     for line, call, jail in (
         ('import math', 'math.floor(x)', 'grades'),
