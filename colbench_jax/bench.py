@@ -3,8 +3,8 @@
     make bench                       everything, some minutes
     python -m colbench_jax.bench     gradings a second, a jail for each CPU
 
-A grading: all ten calls of a task, the answer and the reference each in a child of its own. Once where every answer is to
-a task of its own, once where four are to one task, whose reference then runs once. In compat both are in one child.
+A grading: all ten calls of a task, the answer and the reference each in a child of its own. Once where every answer is
+to a task of its own, once where four are to one task, whose reference then runs once. In compat both are in one child.
 Answers are the references themselves, and every one must score 1.
 """
 
