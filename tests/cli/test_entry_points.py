@@ -16,11 +16,21 @@ PROGRAMS = [
     'fql_jax.tpu_check',
     'scaling.utd.main',
     'scaling.utd.sweep',
+    'scaling.utd.fit',
+    'scaling.utd.bench',
+    'diffusion_jax.main',
+    'diffusion_jax.compare',
+    'diffusion_jax.fetch',
+    'diffusion_jax.bench',
     'core_jax.stats',
     'core_jax.transformer.fetch',
     'core_jax.transformer.chat',
+    'core_jax.transformer.bench',
     'colbench_jax',
     'colbench_jax.sweet_rl',
+    'colbench_jax.fetch',
+    'colbench_jax.similarity.study',
+    'colbench_jax.bench',
 ]
 
 
