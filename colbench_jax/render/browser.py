@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import select
 import shutil
 import signal
@@ -170,6 +171,10 @@ class Browser:
         process.wait()
         os.close(self._commands)
         os.close(self._replies)
+        with contextlib.suppress(OSError):  # it keeps a socket elsewhere, where its path is short
+            socket = pathlib.Path(self._folder, 'SingletonSocket').readlink()
+            if socket.parent.name.startswith('org.chromium.'):
+                shutil.rmtree(socket.parent)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Browser:

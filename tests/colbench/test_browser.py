@@ -148,6 +148,14 @@ def test_a_page_that_never_loads(browser):
     assert browser.render(document(PAGE)) == before
 
 
+def test_nothing_stays_behind(browser):
+    with Browser() as other:
+        other.render('<p>hi</p>')
+        socket = pathlib.Path(other._folder, 'SingletonSocket').readlink()
+        assert socket.exists()
+    assert not socket.parent.exists() and not os.path.exists(other._folder)
+
+
 def test_a_browser_that_dies(browser):
     browser.render('<p>')
     os.killpg(browser._process.pid, signal.SIGKILL)
