@@ -16,6 +16,8 @@ from colbench_jax.tasks.backend.family import Family, Slot, shown
 from colbench_jax.tasks.backend.generate import GRAMMARS
 from core_jax.errors import UserError, unknown
 
+IDLE = ('Let me think.', 'I see.')  # by these words no slot is meant
+
 
 class Reading(NamedTuple):
     """What a dialogue says to someone who knows the families."""
@@ -128,11 +130,16 @@ class Greedy:
 
 
 class Careless:
-    """Wastes some questions on what is known or closed and sometimes answers early: offline data of mixed quality."""
+    """Wastes some turns and sometimes answers early: offline data of mixed quality."""
 
-    def __init__(self, seed: int = 0, waste: float = 0.4, early: float = 0.15, turns: int = TURNS):
-        """waste: chance of a question for any slot at all. early: chance of answering now."""
-        self.seed, self.waste, self.early, self.turns = seed, waste, early, turns
+    def __init__(
+        self, seed: int = 0, waste: float = 0.4, early: float = 0.15, turns: int = TURNS, *, idle: float = 0.0
+    ):
+        """waste: chance of a question for any slot at all. early: of answering now. idle: of a turn that asks nothing.
+
+        What is wasted then is a question for what is known or closed.
+        """
+        self.seed, self.waste, self.early, self.turns, self.idle = seed, waste, early, turns, idle
 
     def act(self, dialogue: Dialogue) -> Utterance:
         reading = read(dialogue)
@@ -140,6 +147,8 @@ class Careless:
         left = self.turns - sum(turn['role'] == 'assistant' for turn in dialogue)
         if left <= 1 or not reading.open or rng.random() < self.early:
             return _answer(reading)
+        if self.idle and rng.random() < self.idle:
+            return Utterance(rng.choice(IDLE))
         wasted = rng.random() < self.waste
         names = [slot.name for slot in reading.family.slots] if wasted else list(reading.open)
         name = rng.choice(names)

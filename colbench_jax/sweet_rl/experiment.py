@@ -132,7 +132,9 @@ class Experiment(Kept):
         """`count` episodes of each task."""
         tasks, turns = self.tasks(split), self.config.turns
         seeds = [100 * self.seed + i for i in range(count)]
-        careless = [agents.Careless(s, self.config.waste, self.config.early, turns) for s in seeds]
+        careless = [
+            agents.Careless(s, self.config.waste, self.config.early, turns, idle=self.config.idle) for s in seeds
+        ]
         return [play(task, agent, self.human, turns) for agent in careless for task in tasks]
 
     @functools.cached_property

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
     critic.update({'batch_size': 16, 'updates': 200, 'likelihood': 2.0})
     policy.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
-    policy.likelihood = 3.0  # without it so small a model unlearns to write programs
+    policy.likelihood = 1.0  # without it so small a model unlearns to write programs
     head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 200})
     return ml_collections.ConfigDict(
         {
@@ -33,8 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
             'turns': 5,  # of the agent
             'demonstrations': 4,  # careless ones of each training task, for the first fine-tuning
             'documents': 1600,  # other tasks, whose programs and dialogues are read before: see `documents`
-            'waste': 0.5,  # chance that they ask for any topic, be it known or closed
-            'early': 0.1,  # chance of a turn that they answer without the rest
+            'waste': 0.2,  # chance that they ask for any topic, be it known or closed
+            'early': 0.0,  # chance of a turn that they answer without the rest
+            'idle': 0.4,  # chance of a turn that asks nothing
             'model': '',  # a checkpoint to begin with: a directory, or a name in a package; empty: one is trained here
             'vocabulary': 512,  # of byte pairs, of the model that is trained here
             'layers': 3,
@@ -70,7 +71,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('documents',), least=0)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
-    for name in ('waste', 'early', 'usual'):
+    for name in ('waste', 'early', 'idle', 'usual'):
         if not 0 <= config[name] <= 1:
             raise UserError(f'{name} must be between 0 and 1, got {config[name]}')
     if not 0 < config.share <= 1:

@@ -194,16 +194,27 @@ def test_restricted_dialogues_stay_below_400_bytes(tasks):
         assert sum(len(turn['content'].encode()) for turn in found['dialogue_history']) < 400
 
 
-def test_wasted_questions_cost_success_where_turns_are_few(pool, tasks):
+def test_wasted_turns_cost_success_where_turns_are_few(pool, tasks):
     grader, human = Grader(pool=pool), ScriptedHuman()
     rates = []
-    for waste in (0.0, 0.8):
-        agent = agents.Careless(waste=waste, early=0.0, turns=5)
+    for waste, idle in ((0.0, 0.0), (0.8, 0.0), (0.0, 0.8)):
+        agent = agents.Careless(waste=waste, early=0.0, turns=5, idle=idle)
         played = [play(task, agent, human, turns=5) for task in tasks['restricted']]
         rates.append(
             sum(g.success for g in grader.grade_many([(one['task'], one['answer']) for one in played])) / len(played)
         )
-    assert rates[0] == 1.0 and rates[1] < 0.8
+    assert rates[0] == 1.0 and rates[1] < 0.8 and rates[2] < 0.8
+
+
+def test_an_idle_turn_asks_nothing(tasks):
+    agent, unknown = (
+        agents.Careless(idle=1.0, early=0.0, turns=4),
+        {simulators.UNSURE, simulators.SHORT[simulators.UNSURE]},
+    )
+    for task in (*tasks['full'], *tasks['restricted']):
+        turns = play(task, agent, ScriptedHuman(), turns=4)['dialogue_history']
+        assert {turn['content'] for turn in turns[1:-1] if turn['role'] == 'assistant'} <= set(agents.IDLE)
+        assert {turn['content'] for turn in turns[1:] if turn['role'] == 'user'} <= unknown
 
 
 def test_agents_say_what_they_do_not_know():
