@@ -40,8 +40,8 @@ STAGES = {
 WITH_ARM = ('critic', 'rank', 'policy')
 DEBUG = {
     **{'train_tasks': 48, 'test_tasks': 20, 'demonstrations': 2, 'documents': 24, 'rollouts': 2, 'states': 24},
-    **{'layers': 1, 'width': 32, 'heads': 2, 'candidates': 4, 'batch': 16, 'rft_updates': 20, 'mt_dpo_updates': 20},
-    **{'sft.updates': 60, 'critic.updates': 20, 'value.updates': 20, 'policy.updates': 20},
+    **{'layers': 1, 'width': 32, 'heads': 2, 'candidates': 4, 'batch': 16, 'rft_updates': 20},
+    **{'sft.updates': 60, 'critic.updates': 20, 'value.updates': 20, 'policy.updates': 20, 'mt_dpo.updates': 20},
 }
 
 

@@ -282,15 +282,14 @@ class Experiment(Kept):
             config.learning_rate = self.config.sft.learning_rate * config.end  # where the first fine-tuning ended
             made = learner.make(self.arch(), config)
             return self._trained('rft', made, self._packed(solved), config, self.sft(), learner.begin)
-        config = ml_collections.ConfigDict(self.config.policy.to_dict())
         if arm.kind == 'trajectories':
-            config.updates = self.config.mt_dpo_updates
-            return self._preferred('mt_dpo', self._pair_data(informed=False), config)
+            return self._preferred('mt_dpo', self._pair_data(informed=False), self.config.mt_dpo)
         states, drawn = self.candidates()
         advantages = self.advantages(name)
         pairs = credit.turn_pairs(advantages, self.config.turn_pairs, np.random.default_rng(self.seed))
         if not np.ptp(advantages, 1).any():
             raise NothingToLearn('no pairs of turns: the candidates of every state have one advantage')
+        config = ml_collections.ConfigDict(self.config.policy.to_dict())
         config.batch_size, config.micro = self.config.stems, min(config.micro, 1)  # a stem has many branches
         return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), config)
 

@@ -16,12 +16,14 @@ from core_jax.transformer.config import preset
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment at the scale of two cores: a small model, trained here, over the restricted grammar."""
-    fine, critic, policy, head = (learner.get_config() for _ in range(4))
+    fine, critic, policy, whole, head = (learner.get_config() for _ in range(5))
     fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1300, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
     critic.update({'batch_size': 16, 'updates': 200, 'likelihood': 2.0})
     policy.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
     policy.likelihood = 1.0  # without it so small a model unlearns to write programs
+    whole.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 80})
+    whole.likelihood = 3.0  # with less it unlearns more of that
     head.update({'learning_rate': 2e-4, 'batch_size': 32, 'updates': 200})
     return ml_collections.ConfigDict(
         {
@@ -59,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
             'critic': critic,
             'value': head,
             'policy': policy,
-            'mt_dpo_updates': 80,
+            'mt_dpo': whole,
         }
     )
 
@@ -67,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for unknown names, numbers out of range and files that are not there."""
     counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states', 'row')
-    require_positive(config, (*counts, 'turn_pairs', 'stems', 'max_tokens', 'batch', 'rft_updates', 'mt_dpo_updates'))
+    require_positive(config, (*counts, 'turn_pairs', 'stems', 'max_tokens', 'batch', 'rft_updates'))
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('documents',), least=0)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs
@@ -88,7 +90,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError('adapters (lora_rank) belong to a model that is there: set model, and not value.lora_rank')
     if config.width % (2 * config.heads):
         raise UserError(f'a width of {config.width} does not divide into {config.heads} heads of an even size')
-    for name in ('sft', 'critic', 'policy', 'value'):
+    for name in ('sft', 'critic', 'policy', 'mt_dpo', 'value'):
         require_positive(config[name], ('updates', 'batch_size'))
         block = ml_collections.ConfigDict(config[name].to_dict() | {'turns': config.turns})
         try:

@@ -18,6 +18,7 @@ def get_config() -> dict:
         'turn_pairs': 4,  # of a state, of the better half against of the worse half
         'policy.likelihood': 0.01,  # of the chosen turn, beside the preference
         'policy.beta': 0.1,
+        'mt_dpo.likelihood': 0.0,
         'critic.beta': 0.1,
         'critic.likelihood': 0.0,
     }

@@ -29,4 +29,7 @@ def get_config() -> dict:
         'policy.learning_rate': 5e-6,
         'policy.batch_size': 32,
         'policy.micro': 8,
+        'mt_dpo.learning_rate': 5e-6,
+        'mt_dpo.batch_size': 32,
+        'mt_dpo.micro': 8,
     }

@@ -12,7 +12,7 @@ ADAPTER = 8  # rank
 
 def get_config() -> dict:
     trained = {}
-    for name in ('sft', 'critic', 'policy'):
+    for name in ('sft', 'critic', 'policy', 'mt_dpo'):
         trained |= {f'{name}.lora_rank': ADAPTER, f'{name}.batch_size': 2, f'{name}.updates': 4}
     return trained | {
         'model': 'smollm2-135m',

@@ -356,8 +356,7 @@ def test_all_arms_at_the_smallest_size(tmp_path, released):
     config.update(
         {'documents': 12, 'rollouts': 2, 'states': 12, 'candidates': 4, 'max_tokens': 64, 'batch': 16, 'rft_updates': 2}
     )
-    config.mt_dpo_updates = 2
-    for block in ('sft', 'critic', 'value', 'policy'):
+    for block in ('sft', 'critic', 'value', 'policy', 'mt_dpo'):
         config[block].updates, config[block].batch_size = 2, 4
     said = []
     run = experiment.Experiment(tmp_path, config, say=said.append)
@@ -387,12 +386,12 @@ def test_a_checkpoint_with_adapters_learns_from_a_file(tmp_path, tokenizer):
     config = settings.get_config()
     config.update({'model': str(tmp_path / 'model'), 'offline': str(tmp_path / 'offline.jsonl'), 'row': 512})
     config.update({'train_tasks': 4, 'test_tasks': 2, 'demonstrations': 1, 'states': 2, 'candidates': 4, 'batch': 2})
-    config.update({'documents': 0, 'max_tokens': 8, 'turns': 2, 'mt_dpo_updates': 2})
-    for block in ('sft', 'critic', 'policy'):
+    config.update({'documents': 0, 'max_tokens': 8, 'turns': 2})
+    for block in ('sft', 'critic', 'policy', 'mt_dpo'):
         config[block].update({'updates': 2, 'batch_size': 2, 'lora_rank': 2})
-    settings.check(config)
     wrong = [{'role': 'user', 'content': 'f(a): x'}, {'role': 'assistant', 'content': 'times?'}]
     write_lines(tmp_path / 'offline.jsonl', [trajectory(1.0), trajectory(0.0, wrong)])
+    settings.check(config)
     run = experiment.Experiment(tmp_path / 'run', config, say=lambda text: None)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), run.sft(), made(1))
     assert moved['embed_tokens']['embedding'] == 0 < moved['layers']['mlp']['up_proj']['kernel']
