@@ -289,9 +289,7 @@ class Experiment(Kept):
         pairs = credit.turn_pairs(advantages, self.config.turn_pairs, np.random.default_rng(self.seed))
         if not np.ptp(advantages, 1).any():
             raise NothingToLearn('no pairs of turns: the candidates of every state have one advantage')
-        config = ml_collections.ConfigDict(self.config.policy.to_dict())
-        config.batch_size, config.micro = self.config.stems, min(config.micro, 1)  # a stem has many branches
-        return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), config)
+        return self._preferred(name, credit.turn_data(self.words, states, drawn, pairs), self.config.policy)
 
     def _known(self, task: dict[str, Any], informed: bool) -> words.Before:
         """What stands in front of a dialogue: the hidden information, or nothing."""

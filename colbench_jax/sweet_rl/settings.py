@@ -20,7 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     fine.update({'learning_rate': 3e-3, 'batch_size': 16, 'updates': 1300, 'clip': 1.0, 'beta2': 0.99})
     critic.update({'objective': 'dpo', 'reduction': 'turn_mean_sum', 'learning_rate': 2e-4, 'beta': 1.0})
     critic.update({'batch_size': 16, 'updates': 200, 'likelihood': 2.0})
-    policy.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 200})
+    policy.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'updates': 200})
+    policy.batch_size = 8  # trajectories, with the pairs of all their turns
     policy.likelihood = 1.0  # without it so small a model unlearns to write programs
     whole.update({'objective': 'dpo', 'learning_rate': 3e-4, 'beta': 0.1, 'batch_size': 32, 'updates': 80})
     whole.likelihood = 3.0  # with less it unlearns more of that
@@ -52,7 +53,6 @@ def get_config() -> ml_collections.ConfigDict:
             'reference_informed': True,  # advantages against a reference that is told, too; as released it is not
             'same_span': True,  # advantages over the same tokens; as released: header and text against text and stop
             'turn_pairs': 4,  # of a state, drawn from the better and the worse half
-            'stems': 8,  # trajectories whose pairs of turns an update of a policy sees
             'max_tokens': 96,  # of a turn
             'batch': 64,  # prompts that are read together
             'row': 256,  # tokens of a row, which holds several dialogues, of fine-tuning
@@ -69,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for unknown names, numbers out of range and files that are not there."""
     counts = ('train_tasks', 'turns', 'demonstrations', 'layers', 'heads', 'rollouts', 'states', 'row')
-    require_positive(config, (*counts, 'turn_pairs', 'stems', 'max_tokens', 'batch', 'rft_updates'))
+    require_positive(config, (*counts, 'turn_pairs', 'max_tokens', 'batch', 'rft_updates'))
     require_positive(config, ('candidates', 'test_tasks'), least=2)
     require_positive(config, ('documents',), least=0)
     require_positive(config, ('vocabulary',), least=300)  # 256 bytes, the marks, and some pairs

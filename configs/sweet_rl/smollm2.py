@@ -27,8 +27,7 @@ def get_config() -> dict:
         'critic.micro': 8,  # pairs whose gradients are made at a time
         'value.learning_rate': 5e-6,
         'policy.learning_rate': 5e-6,
-        'policy.batch_size': 32,
-        'policy.micro': 8,
+        'policy.micro': 1,  # trajectory at a time, with all candidates of its turns
         'mt_dpo.learning_rate': 5e-6,
         'mt_dpo.batch_size': 32,
         'mt_dpo.micro': 8,

@@ -29,6 +29,6 @@ def get_config() -> dict:
         'states': 2,
         'candidates': 4,
         'turn_pairs': 2,
-        'stems': 1,
+        'policy.batch_size': 1,
         'sft.learning_rate': 1e-3,
     }
