@@ -10,7 +10,6 @@ Answers are the references themselves, and every one must score 1.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,8 +34,7 @@ def main() -> int:
             rates = measure({f'{number}': gradings(pool, mode, tasks, number) for number in answers})
             for number, values in rates.items():
                 row = {'bench': 'colbench grade', 'mode': mode, 'answers_a_task': int(number), 'jails': pool.size}
-                row |= {'per_second': statistics.median(values), 'low': min(values), 'high': max(values)}
-                show(row)
+                show(row | bench.spread(values))
     show.append_to(flags.out)
     return 0
 

@@ -86,6 +86,11 @@ def medians(rates: Rates) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
+def spread(values: Sequence[float], each: float = 1.0) -> dict[str, float]:
+    """{'per_second', 'low', 'high'} of rates of calls, of which each does `each` of what is counted."""
+    return {'per_second': each * statistics.median(values), 'low': each * min(values), 'high': each * max(values)}
+
+
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """The median of the ratios within each turn: what both lose to the machine's load cancels."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))

@@ -283,8 +283,7 @@ def _beside(
     rates = measure(functions)
     for name, values in rates.items():
         before = '' if name == 'ours' else f'{name}_'
-        row |= {f'{before}per_second': work * statistics.median(values)}
-        row |= {f'{before}low': work * min(values), f'{before}high': work * max(values)}
+        row |= {f'{before}{what}': value for what, value in bench.spread(values, work).items()}
     for name in rates:
         if name != 'ours':
             row[f'ratio_to_{name}'] = bench.ratio(rates['ours'], rates[name])
